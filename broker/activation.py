@@ -1,0 +1,317 @@
+"""Runs the services' state machines: events to them, their effects to the rooms.
+
+What the caller of a service waits for goes first: a spawn is carried out at
+once, what is said about it on the bus comes later (``api.publisher``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, assert_never
+
+from broker.core import events as ev
+from broker.core.events import Effect, Event, OwnerKind, Timer, Token
+from broker.core.exits import Result
+from broker.core.service import Service, State
+from broker.core.start_limit import StartLimit
+from broker.errors import Outcome, ServiceUnknown, SpawnFileInvalid
+from broker.process import clock
+from broker.process.spawn import Program, SpawnRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from broker.catalog.descriptor import Descriptor
+    from broker.core.processes import Process
+    from broker.process.supervisor import Supervisor
+
+# Between two rounds of SIGKILL, in seconds, while a service forks faster than
+# it is found.
+KILL_PERIOD = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The times and counts that a service's life is held to; times in seconds."""
+
+    activation_timeout: float = 25.0
+    stop_timeout: float = 5.0
+    start_limit_interval: float = 10.0
+    start_limit_burst: int = 5
+
+
+class ActivationEvents(Protocol):
+    """What the services ask of the rest, and tell it."""
+
+    def fail_request(self, name: str, token: Token, error: Outcome) -> None:
+        """The engine's request for a name has failed."""
+
+    def confirm_owner(self, name: str, on_answer: Callable[[str], None]) -> None:
+        """Ask the bus who owns a name."""
+
+    def service_changed(self, unit: Unit) -> None:
+        """A service's properties may have changed."""
+
+    def activation_failed(self, unit: Unit, error: Outcome) -> None:
+        """An activation has ended without the name."""
+
+
+@dataclass(slots=True, eq=False)
+class Unit:
+    """A service with its descriptor, as long as either of them is there.
+
+    Attributes:
+        activation: the supervisor's serial of the newest activation.
+        invocation_id: of the newest activation, 16 random bytes; empty before the first.
+        listed: False once the descriptor has gone; then it lasts until it is at rest.
+    """
+
+    descriptor: Descriptor
+    service: Service
+    activation: int = 0
+    invocation_id: bytes = b""
+    listed: bool = True
+    timer: asyncio.TimerHandle | None = None
+    stopping: list[asyncio.Future[None]] = field(default_factory=list)
+
+
+class Activator:
+    """All services that can be started.
+
+    Attributes:
+        units: by name.
+        environment: what a service is started with.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        supervisor: Supervisor,
+        events: ActivationEvents,
+        *,
+        null_output: bool,
+    ) -> None:
+        self.units: dict[str, Unit] = {}
+        self.environment: dict[str, str] = {}
+        self.bus_environment: dict[str, str] = {}
+        self._limits = limits
+        self._supervisor = supervisor
+        self._events = events
+        self._null_output = null_output
+        self._loop = asyncio.get_running_loop()
+
+    def unit(self, name: str) -> Unit:
+        """The service with a name.
+
+        Raises:
+            ServiceUnknown: there is none.
+        """
+        unit = self.units.get(name)
+        if unit is None or not (unit.listed or unit.service.stoppable):
+            raise ServiceUnknown(f"The name {name} was not provided by any .service files")
+        return unit
+
+    # -- the catalog -----------------------------------------------------------
+
+    def set_descriptors(
+        self, descriptors: Mapping[str, Descriptor]
+    ) -> tuple[list[Unit], list[Unit]]:
+        """Take a new catalog; a service that runs outlives its descriptor.
+
+        Returns:
+            the units that are new or have another descriptor, and those that are
+            gone or had another one.
+        """
+        added, removed = [], []
+        for name, unit in list(self.units.items()):
+            unit.listed = name in descriptors
+            if not unit.listed and self._at_rest(unit):
+                removed.append(self.units.pop(name))
+        for name, descriptor in descriptors.items():
+            old = self.units.get(name)
+            if old is None:
+                limit = StartLimit(
+                    self._limits.start_limit_burst,
+                    round(self._limits.start_limit_interval * 1_000_000),
+                )
+                service = Service(name, limit, self._limits.activation_timeout)
+                self.units[name] = Unit(descriptor, service)
+                added.append(self.units[name])
+            elif old.descriptor != descriptor:
+                removed.append(old)
+                old.descriptor = descriptor
+                added.append(old)
+        return added, removed
+
+    @staticmethod
+    def _at_rest(unit: Unit) -> bool:
+        return unit.service.state in (State.DEAD, State.FAILED)
+
+    # -- events ----------------------------------------------------------------
+
+    def handle(self, unit: Unit, event: Event) -> None:
+        """Give an event to a service and carry out what it asks for."""
+        for effect in unit.service.handle(event, clock.now()):
+            self._perform(unit, effect)
+        self._events.service_changed(unit)
+
+    def process_exited(self, process: Process) -> None:
+        """A process was reaped."""
+        unit = self.units.get(process.service)
+        if unit is not None:
+            current = process.activation == unit.activation
+            self.handle(unit, ev.ProcessExited(process.pid, process.started, process.exit, current))
+
+    def activation_emptied(self, name: str) -> None:
+        """An activation of the service has no process left."""
+        unit = self.units.get(name)
+        if unit is None:
+            return
+        processes = self._supervisor.processes
+        if not processes.of_activation(unit.activation):
+            self.handle(unit, ev.Emptied(all_gone=not processes.of_service(name)))
+
+    def name_acquired(self, name: str, owner: str, pid: int) -> None:
+        """A connection took the name."""
+        unit = self.units.get(name)
+        if unit is None:
+            return
+        # The owner may be an orphan that nobody has told us of yet.
+        self._supervisor.adopt()
+        process = self._supervisor.processes.get(pid)
+        service = self._supervisor.service_of(pid) if pid else name
+        if service == name:
+            kind = OwnerKind.OWN
+        else:
+            kind = OwnerKind.FOREIGN if service is None else OwnerKind.OTHER
+        started = process.started if process else clock.now()
+        self.handle(unit, ev.NameAcquired(owner, pid, kind, started))
+
+    def name_lost(self, name: str) -> None:
+        """Nobody owns the name any more."""
+        if name in self.units:
+            self.handle(self.units[name], ev.NameLost())
+
+    # -- requests --------------------------------------------------------------
+
+    def requested(self, name: str, token: Token) -> None:
+        """The engine wants a name."""
+        unit = self.units.get(name)
+        if unit is None:
+            self._events.fail_request(name, token, ServiceUnknown(f"{name} is not known any more"))
+        else:
+            self.handle(unit, ev.Requested(token))
+
+    async def start(self, unit: Unit) -> None:
+        """Activate a service; returns when its name is owned.
+
+        Raises:
+            Outcome: the reason why it will not be.
+        """
+        done: asyncio.Future[None] = self._loop.create_future()
+        self.handle(unit, ev.Requested(done))
+        await done
+
+    async def stop(self, unit: Unit) -> None:
+        """End every process of a service; returns when none is left."""
+        done: asyncio.Future[None] = self._loop.create_future()
+        unit.stopping.append(done)
+        self.handle(unit, ev.StopRequested())
+        await done
+
+    async def close(self) -> None:
+        """Start nothing any more, and end every process of every service."""
+        units = list(self.units.values())
+        for unit in units:
+            self.handle(unit, ev.Closing())
+        await asyncio.gather(*(self.stop(unit) for unit in units))
+
+    # -- effects ---------------------------------------------------------------
+
+    def _perform(self, unit: Unit, effect: Effect) -> None:
+        match effect:
+            case ev.Spawn():
+                self._spawn(unit)
+            case ev.ArmTimer(timer):
+                self._arm(unit, timer)
+            case ev.CancelTimer():
+                self._disarm(unit)
+            case ev.ConfirmOwner():
+                self._events.confirm_owner(
+                    unit.service.name,
+                    lambda owner: self.handle(unit, ev.OwnerConfirmed(owner)),
+                )
+            case ev.CompleteActivation(tokens):
+                for future in _futures(tokens):
+                    future.set_result(None)
+            case ev.FailActivation(tokens, error):
+                self._fail(unit, tokens, error)
+            case ev.SignalAll(number):
+                self._supervisor.signal(unit.service.name, number)
+            case ev.CompleteStop():
+                stopping, unit.stopping = unit.stopping, []
+                for future in stopping:
+                    if not future.done():
+                        future.set_result(None)
+            case _:
+                assert_never(effect)
+
+    def _spawn(self, unit: Unit) -> None:
+        descriptor = unit.descriptor
+        name = unit.service.name
+        unit.invocation_id = os.urandom(16)
+        try:
+            if not descriptor.argv:
+                # Its Exec belongs to systemd, and there is none.
+                reason = SpawnFileInvalid(
+                    f"{name} can only be started by systemd: "
+                    f"{descriptor.path} has SystemdService but no Exec"
+                )
+                raise SpawnRefusedError(reason, Result.EXEC_FAILED)
+            program = Program(
+                argv=descriptor.argv,
+                name=name,
+                environ=self.environment | self.bus_environment,
+                null_output=self._null_output,
+            )
+            process = self._supervisor.spawn(program, name)
+        except SpawnRefusedError as e:
+            self.handle(unit, ev.SpawnRefused(e.error, e.result))
+        else:
+            unit.activation = process.activation
+            self.handle(unit, ev.Spawned(process.pid, process.started))
+
+    def _fail(self, unit: Unit, tokens: tuple[Token, ...], error: Outcome) -> None:
+        name = unit.service.name
+        for token in tokens:
+            if not isinstance(token, asyncio.Future):
+                self._events.fail_request(name, token, error)
+        self._events.activation_failed(unit, error)
+        for future in _futures(tokens):
+            future.set_exception(error)
+
+    def _arm(self, unit: Unit, timer: Timer) -> None:
+        assert unit.timer is None
+        delay = {
+            Timer.ACTIVATION: self._limits.activation_timeout,
+            Timer.STOP: self._limits.stop_timeout,
+            Timer.KILL: KILL_PERIOD,
+        }[timer]
+        unit.timer = self._loop.call_later(delay, self._fire, unit, timer)
+
+    def _disarm(self, unit: Unit) -> None:
+        if unit.timer is not None:
+            unit.timer.cancel()
+            unit.timer = None
+
+    def _fire(self, unit: Unit, timer: Timer) -> None:
+        unit.timer = None
+        self.handle(unit, ev.TimerFired(timer))
+
+
+def _futures(tokens: Iterable[Token]) -> Iterable[asyncio.Future[None]]:
+    for token in tokens:
+        if isinstance(token, asyncio.Future) and not token.done():
+            yield token

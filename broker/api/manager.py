@@ -1,0 +1,135 @@
+"""The root object: ``org.activation.Broker1.Manager``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from broker import __version__
+from broker.api import paths
+from broker.bus.objects import Interface
+from broker.errors import NoSuchProcess
+from broker.process import kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from broker.api.control import Callers, Control
+    from broker.bus.interface import InterfaceSpec
+
+_USEC: Final = 1_000_000
+
+
+class Manager(Interface):
+    """Everything that is not about one service or process alone."""
+
+    __slots__ = ("_callers", "_control", "_methods")
+    spec: ClassVar[InterfaceSpec] = paths.MANAGER
+
+    def __init__(self, control: Control, callers: Callers) -> None:
+        self._control = control
+        self._callers = callers
+        # (needs privilege, what to do)
+        self._methods: dict[str, tuple[bool, Callable[..., Awaitable[list[Any]]]]] = {
+            "StartService": (True, self._start_service),
+            "StopService": (True, self._stop_service),
+            "KillService": (True, self._kill_service),
+            "ResetFailed": (True, self._reset_failed),
+            "GetService": (False, self._get_service),
+            "GetServiceByPID": (False, self._get_service_by_pid),
+            "GetProcess": (False, self._get_process),
+            "ListServices": (False, self._list_services),
+            "Reload": (True, self._reload),
+            "SetEnvironment": (True, self._set_environment),
+            "UnsetEnvironment": (True, self._unset_environment),
+            "Exit": (True, self._exit),
+        }
+
+    def get(self, name: str) -> Any:
+        """The value of a property."""
+        return _PROPERTIES[name](self._control)
+
+    async def call(self, member: str, arguments: list[Any], caller: str) -> list[Any]:
+        """Carry out a method."""
+        privileged, method = self._methods[member]
+        if privileged:
+            await self._callers.require_privilege(caller)
+        result = await method(*arguments)
+        self._control.settle()
+        return result
+
+    async def _start_service(self, name: str) -> list[Any]:
+        await self._control.start_service(self._control.unit(name))
+        return [paths.of_service(name)]
+
+    async def _stop_service(self, name: str) -> list[Any]:
+        await self._control.stop_service(self._control.unit(name))
+        return []
+
+    async def _kill_service(self, name: str, whom: str, number: int) -> list[Any]:
+        self._control.kill_service(self._control.unit(name), whom, number)
+        return []
+
+    async def _reset_failed(self, name: str) -> list[Any]:
+        units = [self._control.unit(name)] if name else list(self._control.units.values())
+        for unit in units:
+            self._control.reset_failed(unit)
+        return []
+
+    async def _get_service(self, name: str) -> list[Any]:
+        self._control.unit(name)
+        return [paths.of_service(name)]
+
+    async def _get_service_by_pid(self, pid: int) -> list[Any]:
+        service = self._control.service_of(pid)
+        if not service:
+            raise NoSuchProcess(f"process {pid} belongs to no service of this bus")
+        return [paths.of_service(service)]
+
+    async def _get_process(self, pid: int) -> list[Any]:
+        process = self._control.find_process(pid)
+        if process is None:
+            raise NoSuchProcess(f"process {pid} is not, and was not lately, a child of the broker")
+        return [paths.of_process(process)]
+
+    async def _list_services(self) -> list[Any]:
+        return [
+            [
+                [name, paths.of_service(name), unit.service.state.value[0], unit.service.main_pid]
+                for name, unit in self._control.units.items()
+            ]
+        ]
+
+    async def _reload(self) -> list[Any]:
+        await self._control.reload()
+        return []
+
+    async def _set_environment(self, assignments: list[str]) -> list[Any]:
+        self._control.set_environment(assignments)
+        return []
+
+    async def _unset_environment(self, names: list[str]) -> list[Any]:
+        self._control.unset_environment(names)
+        return []
+
+    async def _exit(self) -> list[Any]:
+        await self._control.exit()
+        return []
+
+
+_PROPERTIES: Final[dict[str, Callable[[Control], Any]]] = {
+    "Version": lambda _: __version__,
+    "Engine": lambda control: control.engine_version,
+    "BusAddress": lambda control: control.bus_address,
+    "Subreaper": lambda _: kernel.is_subreaper(),
+    "ServiceDirectories": lambda control: list(control.directories),
+    "Environment": lambda control: [
+        f"{name}={value}" for name, value in sorted(control.environment.items())
+    ],
+    "NServices": lambda control: len(control.units),
+    "NProcesses": lambda control: len(control.processes),
+    "NReaped": lambda control: control.processes.reaped,
+    "ActivationTimeoutUSec": lambda control: round(control.limits.activation_timeout * _USEC),
+    "StopTimeoutUSec": lambda control: round(control.limits.stop_timeout * _USEC),
+    "StartLimitIntervalUSec": lambda control: round(control.limits.start_limit_interval * _USEC),
+    "StartLimitBurst": lambda control: control.limits.start_limit_burst,
+}

@@ -1,0 +1,33 @@
+"""Names and object paths of the interface."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final
+
+from broker.bus import interface
+
+if TYPE_CHECKING:
+    from broker.core.processes import Process
+
+BUS_NAME: Final = "org.activation.Broker1"
+ROOT: Final = "/org/activation/Broker1"
+
+_XML: Final = files("broker.api")
+MANAGER: Final = interface.load(_XML / f"{BUS_NAME}.Manager.xml")
+SERVICE: Final = interface.load(_XML / f"{BUS_NAME}.Service.xml")
+PROCESS: Final = interface.load(_XML / f"{BUS_NAME}.Process.xml")
+
+
+def of_service(name: str) -> str:
+    """The path of a service: bytes that a path cannot have become ``_xx``, as systemd does."""
+    escaped = "".join(
+        chr(byte) if chr(byte).isalnum() and byte < 128 else f"_{byte:02x}"
+        for byte in name.encode()
+    )
+    return f"{ROOT}/service/{escaped}"
+
+
+def of_process(process: Process) -> str:
+    """The path of a process."""
+    return f"{ROOT}/process/{process.serial}"

@@ -1,0 +1,98 @@
+"""The object of one activatable name: ``org.activation.Broker1.Service``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from broker.api import paths
+from broker.bus.objects import Interface
+from broker.process import procfs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.activation import Unit
+    from broker.api.control import Callers, Control
+    from broker.bus.interface import InterfaceSpec
+
+
+class ServiceObject(Interface):
+    """A service, running or not."""
+
+    __slots__ = ("_callers", "_control", "_unit")
+    spec: ClassVar[InterfaceSpec] = paths.SERVICE
+
+    def __init__(self, unit: Unit, control: Control, callers: Callers) -> None:
+        self._unit = unit
+        self._control = control
+        self._callers = callers
+
+    def get(self, name: str) -> Any:
+        """The value of a property."""
+        if name in _COMPUTED:
+            return _COMPUTED[name](self._control, self._unit.service.name)
+        return _PROPERTIES[name](self._unit)
+
+    async def call(self, member: str, arguments: list[Any], caller: str) -> list[Any]:
+        """Carry out a method; all of them change something."""
+        await self._callers.require_privilege(caller)
+        match member:
+            case "Start":
+                await self._control.start_service(self._unit)
+            case "Stop":
+                await self._control.stop_service(self._unit)
+            case "Kill":
+                self._control.kill_service(self._unit, *arguments)
+            case "ResetFailed":
+                self._control.reset_failed(self._unit)
+        self._control.settle()
+        return []
+
+
+_PROPERTIES: Final[dict[str, Callable[[Unit], Any]]] = {
+    "Name": lambda unit: unit.service.name,
+    "DescriptorPath": lambda unit: unit.descriptor.path,
+    "User": lambda unit: unit.descriptor.user,
+    "ExecStart": lambda unit: list(unit.descriptor.argv),
+    "ActiveState": lambda unit: unit.service.state.value[0],
+    "SubState": lambda unit: unit.service.state.value[1],
+    "Result": lambda unit: str(unit.service.result),
+    "Owner": lambda unit: unit.service.owner,
+    "MainPID": lambda unit: unit.service.main_pid,
+    "ExecMainPID": lambda unit: unit.service.exec_main_pid,
+    "ExecMainCode": lambda unit: unit.service.exec_main_exit.code,
+    "ExecMainStatus": lambda unit: unit.service.exec_main_exit.status,
+    "ExecMainStartTimestamp": lambda unit: unit.service.exec_main_start.realtime,
+    "ExecMainStartTimestampMonotonic": lambda unit: unit.service.exec_main_start.monotonic,
+    "ExecMainExitTimestamp": lambda unit: unit.service.exec_main_end.realtime,
+    "ExecMainExitTimestampMonotonic": lambda unit: unit.service.exec_main_end.monotonic,
+    "StateChangeTimestamp": lambda unit: unit.service.state_change.realtime,
+    "StateChangeTimestampMonotonic": lambda unit: unit.service.state_change.monotonic,
+    "InvocationID": lambda unit: unit.invocation_id,
+    "NActivations": lambda unit: unit.service.activations,
+    "NFailures": lambda unit: unit.service.failures,
+    "ActivationUSec": lambda unit: unit.service.activation_usec,
+}
+
+
+def _pids(control: Control, name: str) -> list[int]:
+    return [pid for pid in control.tree(name) if procfs.alive(pid)]
+
+
+def _cpu_usage(control: Control, name: str) -> int:
+    used = control.processes.usage(name)
+    return (used.user + used.system) * 1000 + sum(
+        procfs.cpu_nanoseconds(pid) for pid in control.tree(name)
+    )
+
+
+def _memory_peak(control: Control, name: str) -> int:
+    peaks = [procfs.peak_memory(pid) for pid in control.tree(name)]
+    return max(control.processes.usage(name).max_rss, *peaks, 0)
+
+
+_COMPUTED: Final[dict[str, Callable[[Control, str], Any]]] = {
+    "PIDs": _pids,
+    "CPUUsageNSec": _cpu_usage,
+    "MemoryPeak": _memory_peak,
+}

@@ -1,0 +1,1 @@
+"""The D-Bus connection: the only room that imports dbus-next."""

@@ -1,0 +1,127 @@
+"""D-Bus server addresses: ``unix:path=/run/user/1000/bus,guid=…;unix:abstract=…``.
+
+dbus-next knows three of the forms and refuses legal characters in them, so
+they are read here, as the specification's "Server Addresses" says.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
+
+from broker.errors import Disconnected, InvalidArgs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# "The set of optionally-escaped bytes is: [-0-9A-Za-z_/.\*]. To escape, each
+# byte (note, not character) which is not in the set … must be replaced with an
+# ASCII percent and the value of the byte in hex."
+_UNESCAPED = frozenset(b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_/.\\*")
+_ENTRY = re.compile(r"([a-z][a-z0-9-]*):((?:[^=,;:]+=[^,;]*(?:,[^=,;]+=[^,;]*)*)?)")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One entry of an address list: a transport and its unescaped options."""
+
+    transport: str
+    options: Mapping[str, str]
+
+    def __str__(self) -> str:
+        options = ",".join(f"{key}={escape(value)}" for key, value in self.options.items())
+        return f"{self.transport}:{options}"
+
+    def socket_name(self) -> str | None:
+        """What to give to ``bind`` or ``connect``: a path, or NUL and an abstract name.
+
+        None if the entry is not of a kind that names one Unix socket.
+        """
+        if self.transport != "unix":
+            return None
+        if "path" in self.options:
+            return self.options["path"]
+        if "abstract" in self.options:
+            return "\0" + self.options["abstract"]
+        return None
+
+
+def escape(value: str) -> str:
+    """A value as it stands in an address."""
+    return "".join(
+        chr(byte) if byte in _UNESCAPED else f"%{byte:02x}" for byte in os.fsencode(value)
+    )
+
+
+def parse(text: str) -> list[Address]:
+    """The entries of an address list, in order.
+
+    Raises:
+        InvalidArgs: it is not an address; the text quotes the entry.
+    """
+    entries = [entry for entry in text.split(";") if entry]
+    if not entries:
+        raise InvalidArgs("the bus address is empty")
+    return [_parse_entry(entry) for entry in entries]
+
+
+def _parse_entry(entry: str) -> Address:
+    match = _ENTRY.fullmatch(entry)
+    if match is None or _BAD_ESCAPE.search(entry):
+        raise InvalidArgs(f"not a D-Bus address: {entry!r} (expected such as unix:path=/run/bus)")
+    options: dict[str, str] = {}
+    for option in filter(None, match[2].split(",")):
+        key, _, value = option.partition("=")
+        if key in options:
+            raise InvalidArgs(f"{key!r} stands twice in the D-Bus address {entry!r}")
+        options[key] = os.fsdecode(unquote_to_bytes(value))
+    return Address(match[1], options)
+
+
+def default(environ: Mapping[str, str]) -> str:
+    """The session bus's address: ``DBUS_SESSION_BUS_ADDRESS``, else the user bus.
+
+    Raises:
+        InvalidArgs: the environment says neither.
+    """
+    if address := environ.get("DBUS_SESSION_BUS_ADDRESS"):
+        return address
+    if directory := environ.get("XDG_RUNTIME_DIR"):
+        return f"unix:path={escape(directory)}/bus"
+    raise InvalidArgs("no bus: neither DBUS_SESSION_BUS_ADDRESS nor XDG_RUNTIME_DIR is set")
+
+
+def connect(text: str) -> socket.socket:
+    """A socket connected to the first entry that answers.
+
+    Connecting to a Unix socket does not wait for the server, so this blocks
+    only while the server's backlog is full.
+
+    Raises:
+        InvalidArgs: it is not an address, or no entry is a Unix socket.
+        Disconnected: nobody listens there.
+    """
+    reason: Exception | None = None
+    for entry in parse(text):
+        name = entry.socket_name()
+        if name is None:
+            reason = reason or InvalidArgs(
+                f"cannot connect to {entry}: only Unix sockets are known"
+            )
+            continue
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(name)
+        except (OSError, ValueError) as e:
+            # ValueError: a NUL inside the path.
+            sock.close()
+            reason = Disconnected(f"cannot connect to {entry}: {getattr(e, 'strerror', None) or e}")
+            continue
+        return sock
+    assert reason is not None
+    raise reason

@@ -1,0 +1,177 @@
+"""Messages to bytes and back.
+
+dbus-next has had no release since 2021 and will have none. What is kept of it
+is its message class, its type system and its marshalling, which are right;
+its connections are not (they die on a full socket buffer, hang when the peer
+closes during authentication, leak descriptors and sockets, never answer a
+call after a disconnect), so they are not used at all: ``connection.py`` has
+one on asyncio's transports. Two mends are needed here:
+
+- its header parser raises on a header field or message type that it does not
+  know, where the specification says "must be ignored": headers are read here,
+  with its reader for the values;
+- its cache of parsed signatures grows with every signature that a peer makes
+  up: it is emptied when it gets large.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import struct
+import typing
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+from broker.errors import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+with warnings.catch_warnings():
+    # Python 3.13 deprecates, and 3.15 drops, a decorator that dbus-next applies
+    # to its own decorators; 3.14 deprecates asyncio's coroutine test. Neither
+    # does anything for us, so what is missing is put back before the import.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    if not hasattr(typing, "no_type_check_decorator"):
+        typing.no_type_check_decorator = lambda decorator: decorator
+    if not hasattr(asyncio, "iscoroutinefunction"):
+        asyncio.iscoroutinefunction = inspect.iscoroutinefunction  # type: ignore[assignment]
+    from dbus_next import Message, MessageFlag, MessageType, Variant
+    from dbus_next._private.unmarshaller import Unmarshaller
+    from dbus_next.signature import SignatureTree
+
+__all__ = [
+    "MalformedMessageError",
+    "Message",
+    "MessageFlag",
+    "MessageType",
+    "Splitter",
+    "Variant",
+    "decode",
+    "encode",
+    "matches_signature",
+    "signal",
+]
+
+# "The maximum length of a message, including header, header alignment padding,
+# and body is 2 to the 27th power" (D-Bus specification, Message Format).
+MAX_MESSAGE: Final = 1 << 27
+# Our own interfaces use some 40 signatures; the rest is what peers invent.
+MAX_CACHED_SIGNATURES: Final = 512
+# Header field codes (Header Fields) to the names of Message's arguments.
+FIELDS: Final = {
+    1: "path",
+    2: "interface",
+    3: "member",
+    4: "error_name",
+    5: "reply_serial",
+    6: "destination",
+    7: "sender",
+    8: "signature",
+}
+FIXED_HEADER: Final = 16
+
+
+class MalformedMessageError(Outcome):
+    """A frame does not hold a message that the specification allows."""
+
+
+def encode(message: Message) -> bytes:
+    """The bytes of a message whose serial is set; file descriptors travel beside them."""
+    return bytes(message._marshall(negotiate_unix_fd=True))  # noqa: SLF001 - there is no public one
+
+
+def decode(frame: bytes) -> Message | None:
+    """The message in one whole frame.
+
+    Returns:
+        None for a type of message that this version of the protocol does not
+        have: "Unknown types must be ignored".
+
+    Raises:
+        MalformedMessageError: the frame contradicts its own header.
+    """
+    kind = frame[1]
+    if not 1 <= kind <= 4:
+        return None
+    reader = Unmarshaller(None)
+    reader.buf = bytearray(frame)
+    reader.endian = frame[0]
+    try:
+        reader.offset = 8
+        serial = reader.read_uint32()
+        fields: dict[str, Any] = {}
+        for code, value in reader.read_argument(SignatureTree._get("a(yv)").types[0]):  # noqa: SLF001
+            if code in FIELDS:
+                fields[FIELDS[code]] = value.value
+        reader.align(8)
+        tree = SignatureTree._get(fields.pop("signature", ""))  # noqa: SLF001
+        body = [reader.read_argument(each) for each in tree.types]
+        message = Message(
+            message_type=MessageType(kind),
+            flags=MessageFlag(frame[2]),
+            serial=serial,
+            signature=tree,
+            body=body,
+            **fields,
+        )
+    # What its reader and its checks raise on hostile bytes; StopIteration and
+    # AttributeError come from reading past the end with no stream behind.
+    except (ValueError, TypeError, AttributeError, LookupError, struct.error, RecursionError) as e:
+        raise MalformedMessageError(f"malformed message: {e}") from e
+    finally:
+        if len(SignatureTree._cache) > MAX_CACHED_SIGNATURES:  # noqa: SLF001
+            SignatureTree._cache.clear()  # noqa: SLF001
+    return message
+
+
+class Splitter:
+    """Cuts a stream of bytes into frames of one message each."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Frames that are whole now.
+
+        Raises:
+            MalformedMessageError: the stream is not D-Bus, or a message is longer than
+                the specification allows; nothing after it can be read.
+        """
+        self._buffer += data
+        start = 0
+        try:
+            while len(self._buffer) - start >= FIXED_HEADER:
+                end = start + self._length(start)
+                if len(self._buffer) < end:
+                    break
+                frame = bytes(self._buffer[start:end])
+                start = end
+                yield frame
+        finally:
+            del self._buffer[:start]
+
+    def _length(self, start: int) -> int:
+        order = {ord("l"): "<", ord("B"): ">"}.get(self._buffer[start])
+        if order is None or self._buffer[start + 3] != 1:
+            raise MalformedMessageError("the peer does not speak version 1 of the D-Bus protocol")
+        body, _serial, fields = struct.unpack_from(f"{order}III", self._buffer, start + 4)
+        total: int = FIXED_HEADER + (fields + 7 & ~7) + body
+        if total > MAX_MESSAGE:
+            raise MalformedMessageError(f"a message of {total} bytes is over the protocol's limit")
+        return total
+
+
+def signal(path: str, interface: str, member: str, signature: str, body: list[Any]) -> Message:
+    """A signal; broadcast unless its destination is set."""
+    return Message.new_signal(path, interface, member, signature, body)
+
+
+def matches_signature(signature: str, value: Any) -> bool:
+    """Whether a Python value can be sent as the type."""
+    try:
+        Variant(signature, value)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,378 @@
+"""One connection to a bus or to a peer, on asyncio's transports.
+
+asyncio keeps what the socket does not take at once and goes on when it is
+writable, so a burst never ends a connection. When more than its high-water
+mark is waiting, nothing is read until the peer has caught up: whoever floods
+us with calls waits for the answers, and they do not pile up here.
+
+File descriptors are never negotiated with a bus, so none can be sent to us
+and leak; towards dbus-broker's controller socket they are, for the one
+message that carries the listening socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING, Any, Final, Self, cast
+
+from broker.bus.codec import (
+    MalformedMessageError,
+    Message,
+    MessageFlag,
+    MessageType,
+    Splitter,
+    decode,
+    encode,
+)
+from broker.errors import Disconnected, NoReply, Outcome, RemoteError, UnknownMethod
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+log = logging.getLogger(__name__)
+
+# libdbus's and sd-bus's default.
+CALL_TIMEOUT: Final = 25.0
+# "DATA", "OK <32 hex digits>" and "AGREE_UNIX_FD" fit many times; whoever sends
+# more than this without a line end is no D-Bus server.
+MAX_AUTH_BYTES: Final = 4096
+
+type_return = MessageType.METHOD_RETURN
+type_error = MessageType.ERROR
+
+
+class Connection(asyncio.Protocol):
+    """A D-Bus connection; made by ``to_bus`` or ``to_peer``, never directly.
+
+    Attributes:
+        unique_name: the name that the bus gave us; empty towards a peer.
+        guid: of the server, 32 hex digits.
+        on_message: gets every method call and signal, in the order of arrival,
+            from within the event loop; it must not block. Without one, calls
+            are answered with UnknownMethod.
+        on_closed: called once, when the connection has ended for any reason.
+    """
+
+    def __init__(self, sock: socket.socket, *, pass_fds: bool) -> None:
+        self.unique_name = ""
+        self.guid = ""
+        self.on_message: Callable[[Message], None] = self._refuse
+        self.on_closed: Callable[[], None] = lambda: None
+        self._sock = sock
+        self._pass_fds = pass_fds
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._gone: asyncio.Future[None] = self._loop.create_future()
+        self._auth = bytearray()
+        self._expected = [b"DATA", b"OK"] + ([b"AGREE_UNIX_FD"] if pass_fds else [])
+        self._splitter = Splitter()
+        self._serial = 0
+        self._pending: dict[int, Callable[[Message | Outcome], None]] = {}
+
+    @classmethod
+    async def to_bus(cls, sock: socket.socket, *, timeout: float = CALL_TIMEOUT) -> Self:  # noqa: ASYNC109
+        """Authenticate on a connected socket, which is ours from now on, and say Hello.
+
+        Raises:
+            Disconnected: the peer closed, or refused us.
+            NoReply: it was silent for ``timeout`` seconds.
+        """
+        self = await cls._open(sock, pass_fds=False, timeout=timeout)
+        try:
+            (self.unique_name,) = await self.call_bus("Hello", timeout=timeout)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    @classmethod
+    async def to_peer(cls, sock: socket.socket, *, timeout: float = CALL_TIMEOUT) -> Self:  # noqa: ASYNC109
+        """Authenticate towards a peer that is no bus: there is no Hello and no name.
+
+        Raises: the same as ``to_bus``.
+        """
+        return await cls._open(sock, pass_fds=True, timeout=timeout)
+
+    @classmethod
+    async def _open(cls, sock: socket.socket, *, pass_fds: bool, timeout: float) -> Self:  # noqa: ASYNC109
+        loop = asyncio.get_running_loop()
+        sock.setblocking(False)
+        self = cls(sock, pass_fds=pass_fds)
+        try:
+            await loop.create_unix_connection(lambda: self, sock=sock)
+            async with asyncio.timeout(timeout):
+                await self._ready
+        except TimeoutError:
+            self.close()
+            raise NoReply(f"no answer to the authentication within {timeout:g} s") from None
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    # -- asyncio.Protocol ------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the whole authentication in one piece.
+
+        No identity is given: the server takes the socket's credentials, the
+        only one it would accept. (Spelt out, it is wrong in a user namespace.)
+        """
+        self._transport = cast("asyncio.Transport", transport)
+        negotiate = b"NEGOTIATE_UNIX_FD\r\n" if self._pass_fds else b""
+        self._transport.write(b"\0AUTH EXTERNAL\r\nDATA\r\n" + negotiate + b"BEGIN\r\n")
+
+    def data_received(self, data: bytes) -> None:
+        """Authentication lines first, then messages."""
+        if not self._ready.done():
+            self._auth += data
+            data = self._read_auth()
+            if not self._ready.done() or self._ready.cancelled() or self._ready.exception():
+                return
+        try:
+            for frame in self._splitter.feed(data):
+                self._read_message(frame)
+        except MalformedMessageError as e:
+            log.error("closing the connection to %s: %s", self.guid, e)
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Everyone who waits is answered: a call never outlives its connection."""
+        reason = Disconnected(f"the connection has ended: {exc or 'closed'}")
+        if not self._ready.done():
+            self._ready.set_exception(reason)
+        pending, self._pending = self._pending, {}
+        for on_reply in pending.values():
+            on_reply(reason)
+        if not self._gone.done():
+            self._gone.set_result(None)
+            self.on_closed()
+
+    def pause_writing(self) -> None:
+        """The peer is behind: take no more work from it."""
+        assert self._transport is not None
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The peer has caught up."""
+        assert self._transport is not None
+        self._transport.resume_reading()
+
+    # -- reading ---------------------------------------------------------------
+
+    def _read_auth(self) -> bytes:
+        while self._expected:
+            line, end, rest = bytes(self._auth).partition(b"\r\n")
+            if not end:
+                if len(self._auth) > MAX_AUTH_BYTES:
+                    self._refused("a line without end")
+                return b""
+            self._auth[:] = rest
+            word, _, argument = line.partition(b" ")
+            if word != self._expected.pop(0):
+                self._refused(line.decode("ascii", "backslashreplace"))
+                return b""
+            if word == b"OK":
+                self.guid = argument.decode("ascii", "backslashreplace")
+        self._ready.set_result(None)
+        rest, self._auth = bytes(self._auth), bytearray()
+        return rest
+
+    def _refused(self, answer: str) -> None:
+        if not self._ready.done():
+            self._ready.set_exception(Disconnected(f"the server refused us: {answer[:100]}"))
+        self.close()
+
+    def _read_message(self, frame: bytes) -> None:
+        try:
+            message = decode(frame)
+        except MalformedMessageError as e:
+            # The frame's length was right, so the next message is readable: the
+            # connection lives, whoever sent this has no answer to expect.
+            log.warning("ignoring a message: %s", e)
+            return
+        if message is None:
+            return
+        if message.message_type in (type_return, type_error):
+            on_reply = self._pending.pop(message.reply_serial, None)
+            if on_reply is not None:
+                on_reply(_as_outcome(message) if message.message_type is type_error else message)
+            return
+        self.on_message(message)
+
+    def _refuse(self, message: Message) -> None:
+        if message.message_type is MessageType.METHOD_CALL:
+            self.reply_error(message, UnknownMethod("this connection serves no objects"))
+
+    # -- writing ---------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended, or is about to."""
+        return self._transport is None or self._transport.is_closing()
+
+    @property
+    def behind(self) -> int:
+        """Bytes that the peer has not taken yet."""
+        return self._transport.get_write_buffer_size() if self._transport else 0
+
+    def send(self, message: Message) -> int:
+        """Queue a message and return its serial; dropped if the connection has ended."""
+        self._serial = self._serial % 0xFFFFFFFF + 1
+        message.serial = self._serial
+        if not self.closed:
+            cast("asyncio.Transport", self._transport).write(encode(message))
+        return self._serial
+
+    def send_with_fds(self, message: Message, fds: Iterable[int]) -> int:
+        """Send a message with descriptors, which stay open here, at once.
+
+        Only for a connection on which nothing waits to be written: asyncio's
+        transports carry no descriptors, and these must not overtake.
+
+        Raises:
+            Disconnected: the peer has gone, or does not read.
+        """
+        assert self._pass_fds
+        assert self.behind == 0
+        self._serial += 1
+        message.serial = self._serial
+        message.unix_fds = list(fds)
+        try:
+            socket.send_fds(self._sock, [encode(message)], message.unix_fds)
+        except OSError as e:
+            raise Disconnected(f"cannot pass descriptors: {os.strerror(e.errno or 0)}") from e
+        return self._serial
+
+    def expect(self, serial: int, on_reply: Callable[[Message | Outcome], None]) -> None:
+        """Have the answer to a call that was sent already given to ``on_reply``."""
+        if self.closed:
+            on_reply(Disconnected("the connection has ended"))
+        else:
+            self._pending[serial] = on_reply
+
+    def request(self, message: Message, on_reply: Callable[[Message | Outcome], None]) -> int:
+        """Send a call; ``on_reply`` is called in the order in which answers arrive.
+
+        That order matters: what the bus sent before an answer has been handled
+        when the answer is, which a task woken by a future cannot promise.
+
+        Returns:
+            the serial, for ``forget``.
+        """
+        serial = self.send(message)
+        self.expect(serial, on_reply)
+        return serial
+
+    def forget(self, serial: int) -> None:
+        """Wait no longer for the answer to a request."""
+        self._pending.pop(serial, None)
+
+    async def call(
+        self,
+        destination: str | None,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        body: list[Any] | None = None,
+        *,
+        timeout: float | None = CALL_TIMEOUT,  # noqa: ASYNC109 - the bus's word for it
+        auto_start: bool = True,
+    ) -> list[Any]:
+        """Call a method and return the arguments of its answer.
+
+        Args:
+            timeout: in seconds; None waits as long as the connection lives.
+            auto_start: whether the bus may activate the destination.
+
+        Raises:
+            RemoteError: the answer is an error.
+            NoReply: none came in time.
+            Disconnected: the connection ended first.
+        """
+        message = Message(
+            destination=destination,
+            path=path,
+            interface=interface,
+            member=member,
+            signature=signature,
+            body=body or [],
+            flags=MessageFlag.NONE if auto_start else MessageFlag.NO_AUTOSTART,
+        )
+        return await self.call_message(message, timeout=timeout)
+
+    async def call_message(self, message: Message, *, timeout: float | None) -> list[Any]:  # noqa: ASYNC109
+        """Like ``call``, with a message made by the caller."""
+        answer: asyncio.Future[Message | Outcome] = self._loop.create_future()
+
+        def on_reply(reply: Message | Outcome) -> None:
+            if not answer.done():
+                answer.set_result(reply)
+
+        serial = self.request(message, on_reply)
+        try:
+            async with asyncio.timeout(timeout):
+                reply = await answer
+        except TimeoutError:
+            raise NoReply(f"no answer to {message.member} within {timeout:g} s") from None
+        finally:
+            self.forget(serial)
+        if isinstance(reply, Outcome):
+            raise reply
+        return cast("list[Any]", reply.body)
+
+    async def call_bus(
+        self,
+        member: str,
+        signature: str = "",
+        body: list[Any] | None = None,
+        *,
+        timeout: float | None = CALL_TIMEOUT,  # noqa: ASYNC109
+    ) -> list[Any]:
+        """Call a method of the bus itself (``org.freedesktop.DBus``)."""
+        return await self.call(
+            "org.freedesktop.DBus",
+            "/org/freedesktop/DBus",
+            "org.freedesktop.DBus",
+            member,
+            signature,
+            body,
+            timeout=timeout,
+        )
+
+    def reply(self, call: Message, signature: str = "", body: list[Any] | None = None) -> None:
+        """Answer a call, unless its sender wants no answer."""
+        if not call.flags & MessageFlag.NO_REPLY_EXPECTED:
+            self.send(Message.new_method_return(call, signature, body or []))
+
+    def reply_error(self, call: Message, error: Outcome) -> None:
+        """Answer a call with an error, unless its sender wants no answer."""
+        if not call.flags & MessageFlag.NO_REPLY_EXPECTED:
+            self.send(Message.new_error(call, error.dbus_name, str(error)))
+
+    # -- the end ---------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the connection; what is queued is dropped. May be called again."""
+        if self._transport is not None:
+            self._transport.abort()
+        else:
+            self._sock.close()
+
+    async def wait_closed(self) -> None:
+        """Return when the connection has ended and its socket is closed."""
+        await asyncio.shield(self._gone)
+
+    async def drain(self) -> None:
+        """Return when the peer has taken, and answered, all that was sent before."""
+        await self.call_bus("GetId")
+
+
+def _as_outcome(message: Message) -> RemoteError:
+    text = message.body[0] if message.body and isinstance(message.body[0], str) else ""
+    return RemoteError(message.error_name, text)

@@ -1,0 +1,86 @@
+"""What an introspection XML file says of an interface.
+
+The files are the source of truth: what they list is what can be called, read
+and subscribed to, and introspection answers with their very text, so that
+annotations and argument names reach ``busctl`` and ``gdbus``. (dbus-next makes
+its XML from Python signatures and knows no annotations.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from xml.etree import ElementTree as ET
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+EMITS: Final = "org.freedesktop.DBus.Property.EmitsChangedSignal"
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSpec:
+    """Signatures of a method's arguments and results."""
+
+    arguments: str
+    results: str
+
+
+@dataclass(frozen=True, slots=True)
+class PropertySpec:
+    """Type of a property; ``emits`` is its annotation: true, invalidates, const or false."""
+
+    signature: str
+    emits: str
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceSpec:
+    """An interface as its XML describes it; ``xml`` is the ``<interface>`` element."""
+
+    name: str
+    methods: dict[str, MethodSpec]
+    properties: dict[str, PropertySpec]
+    signals: dict[str, str]
+    xml: str
+
+
+def load(file: Traversable) -> InterfaceSpec:
+    """The one interface of an introspection file of ours."""
+    # Only files of this package come here, so the XML is trusted.
+    element = ET.fromstring(file.read_text("utf-8")).find("interface")  # noqa: S314
+    assert element is not None, file
+    element.tail = "\n"
+    return InterfaceSpec(
+        name=element.attrib["name"],
+        methods={
+            method.attrib["name"]: MethodSpec(
+                _signature(method, "in", default="in"), _signature(method, "out", default="in")
+            )
+            for method in element.iter("method")
+        },
+        properties={
+            each.attrib["name"]: PropertySpec(each.attrib["type"], _emits(each))
+            for each in element.iter("property")
+        },
+        signals={
+            each.attrib["name"]: _signature(each, "out", default="out")
+            for each in element.iter("signal")
+        },
+        xml=ET.tostring(element, "unicode"),
+    )
+
+
+def _signature(element: ET.Element, direction: str, *, default: str) -> str:
+    return "".join(
+        arg.attrib["type"]
+        for arg in element.iter("arg")
+        if arg.attrib.get("direction", default) == direction
+    )
+
+
+def _emits(element: ET.Element) -> str:
+    for annotation in element.iter("annotation"):
+        if annotation.attrib["name"] == EMITS:
+            return annotation.attrib["value"]
+    return "true"

@@ -1,0 +1,276 @@
+"""Objects on the bus: who answers a method call, and with which standard error.
+
+dbus-next's own server is not used: it sends tracebacks to callers, does not
+say who the caller is, answers for objects that do not exist, and signals
+ObjectManager's news from the wrong path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from broker.bus import interface
+from broker.bus.codec import Message, MessageType, Variant, signal
+from broker.errors import (
+    InvalidArgs,
+    Outcome,
+    PropertyReadOnly,
+    UnknownInterface,
+    UnknownMethod,
+    UnknownObject,
+    UnknownProperty,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+
+    from broker.bus.connection import Connection
+    from broker.bus.interface import InterfaceSpec
+
+log = logging.getLogger(__name__)
+
+_XML = files("broker.bus") / "xml"
+PEER: Final = interface.load(_XML / "org.freedesktop.DBus.Peer.xml")
+INTROSPECTABLE: Final = interface.load(_XML / "org.freedesktop.DBus.Introspectable.xml")
+PROPERTIES: Final = interface.load(_XML / "org.freedesktop.DBus.Properties.xml")
+OBJECT_MANAGER: Final = interface.load(_XML / "org.freedesktop.DBus.ObjectManager.xml")
+
+_DOCTYPE: Final = (
+    '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
+    ' "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">\n'
+)
+
+
+class Interface(ABC):
+    """One interface of one object."""
+
+    __slots__ = ()
+    spec: ClassVar[InterfaceSpec]
+
+    @abstractmethod
+    def get(self, name: str) -> Any:
+        """The value of a property that the XML lists, as dbus-next's types want it."""
+
+    @abstractmethod
+    async def call(self, member: str, arguments: list[Any], caller: str) -> list[Any]:
+        """Carry out a method that the XML lists; arguments have its signature.
+
+        Args:
+            caller: the unique name of the connection that calls.
+
+        Raises:
+            Outcome: what the caller is told. Anything else is a fault of ours.
+        """
+
+    def get_all(self) -> dict[str, Variant]:
+        """Every property."""
+        return {
+            name: Variant(spec.signature, self.get(name))
+            for name, spec in self.spec.properties.items()
+        }
+
+
+class ObjectServer:
+    """The tree of objects of one connection, with the standard interfaces.
+
+    Args:
+        connection: its ``on_message`` should lead to ``handle``.
+        root: the path of the one ObjectManager, which manages all below it.
+        machine_id: what Peer.GetMachineId answers.
+    """
+
+    def __init__(self, connection: Connection, root: str, machine_id: str) -> None:
+        self._connection = connection
+        self._root = root
+        self._machine_id = machine_id
+        self._objects: dict[str, tuple[Interface, ...]] = {}
+        # Parent path to names of children, also for paths that only lead somewhere.
+        self._children: dict[str, dict[str, int]] = {"/": {}}
+        # asyncio keeps only weak references to tasks.
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- the tree --------------------------------------------------------------
+
+    def add(self, path: str, *interfaces: Interface) -> None:
+        """Put an object at a path where there is none."""
+        assert path not in self._objects, path
+        self._objects[path] = interfaces
+        for parent, name in _steps(path):
+            children = self._children.setdefault(parent, {})
+            children[name] = children.get(name, 0) + 1
+
+    def remove(self, path: str) -> None:
+        """Take an object away."""
+        del self._objects[path]
+        for parent, name in _steps(path):
+            children = self._children[parent]
+            children[name] -= 1
+            if not children[name]:
+                del children[name]
+                if not children and parent != "/":
+                    del self._children[parent]
+
+    def _exists(self, path: str) -> bool:
+        return path in self._objects or path in self._children
+
+    # -- signals ---------------------------------------------------------------
+
+    def emit_added(self, path: str) -> None:
+        """Tell that an object is new, from the manager's path as the specification says."""
+        described = {each.spec.name: each.get_all() for each in self._objects[path]}
+        self._emit(self._root, OBJECT_MANAGER, "InterfacesAdded", [path, described])
+
+    def emit_removed(self, path: str, interfaces: list[str]) -> None:
+        """Tell that an object has gone."""
+        self._emit(self._root, OBJECT_MANAGER, "InterfacesRemoved", [path, interfaces])
+
+    def emit_changed(
+        self, path: str, spec: InterfaceSpec, changed: dict[str, Any], invalidated: list[str]
+    ) -> None:
+        """Tell new values of properties, or that they must be read again."""
+        values = {
+            name: Variant(spec.properties[name].signature, value) for name, value in changed.items()
+        }
+        self._emit(path, PROPERTIES, "PropertiesChanged", [spec.name, values, invalidated])
+
+    def emit(self, path: str, spec: InterfaceSpec, member: str, body: list[Any]) -> None:
+        """Send a signal that the XML lists."""
+        self._emit(path, spec, member, body)
+
+    def _emit(self, path: str, spec: InterfaceSpec, member: str, body: list[Any]) -> None:
+        self._connection.send(signal(path, spec.name, member, spec.signals[member], body))
+
+    # -- calls -----------------------------------------------------------------
+
+    def handle(self, call: Message) -> None:
+        """Answer a method call, now or from a task; signals are not for objects."""
+        if call.message_type is not MessageType.METHOD_CALL:
+            return
+        try:
+            found = self._find(call)
+        except Outcome as e:
+            self._connection.reply_error(call, e)
+            return
+        task = asyncio.get_running_loop().create_task(self._answer(call, *found))
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (fault := task.exception()):
+            # Not an Outcome, so a fault of ours: loud, through the loop's handler.
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a method handler failed", "exception": fault, "task": task}
+            )
+
+    async def _answer(
+        self, call: Message, results: str, work: Coroutine[Any, Any, list[Any]]
+    ) -> None:
+        try:
+            body = await work
+        except Outcome as e:
+            self._connection.reply_error(call, e)
+        except Exception:
+            # The caller learns that it failed, the log learns why.
+            self._connection.reply_error(call, Outcome(f"{call.member} failed in the broker"))
+            raise
+        else:
+            self._connection.reply(call, results, body)
+
+    async def finish(self) -> None:
+        """Cancel what is still being answered."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _find(self, call: Message) -> tuple[str, Coroutine[Any, Any, list[Any]]]:
+        """The results' signature and the work; raises the standard errors, in their order."""
+        path, member = call.path, call.member
+        # "On receipt of the METHOD_CALL message org.freedesktop.DBus.Peer.Ping, an
+        # application should do nothing other than reply. It does not matter which
+        # object path a ping is sent to."
+        if call.interface != PEER.name and not self._exists(path):
+            raise UnknownObject(f"there is no object at {path}")
+        standard: dict[str, tuple[InterfaceSpec, Any]] = {
+            PEER.name: (PEER, self._peer),
+            INTROSPECTABLE.name: (INTROSPECTABLE, self._introspect),
+        }
+        objects = self._objects.get(path, ())
+        if objects:
+            standard[PROPERTIES.name] = (PROPERTIES, self._properties)
+        if path == self._root:
+            standard[OBJECT_MANAGER.name] = (OBJECT_MANAGER, self._managed)
+        candidates = {each.spec.name: (each.spec, each.call) for each in objects} | standard
+        if call.interface is not None:
+            if call.interface not in candidates:
+                raise UnknownInterface(f"{path} has no interface {call.interface}")
+            candidates = {call.interface: candidates[call.interface]}
+        # "The INTERFACE field is optional … if it is left out, the first method
+        # with this name on any interface of the object".
+        for spec, work in candidates.values():
+            if member in spec.methods:
+                method = spec.methods[member]
+                if call.signature != method.arguments:
+                    raise InvalidArgs(
+                        f"{member} takes arguments of type ({method.arguments}), "
+                        f"not ({call.signature})"
+                    )
+                if spec in (PEER, INTROSPECTABLE, PROPERTIES, OBJECT_MANAGER):
+                    return method.results, work(path, member, call.body)
+                return method.results, work(member, call.body, call.sender)
+        where = call.interface or path
+        raise UnknownMethod(f"{where} has no method {member}")
+
+    # -- standard interfaces ---------------------------------------------------
+
+    async def _peer(self, _path: str, member: str, _arguments: list[Any]) -> list[Any]:
+        return [] if member == "Ping" else [self._machine_id]
+
+    async def _introspect(self, path: str, _member: str, _arguments: list[Any]) -> list[Any]:
+        objects = self._objects.get(path, ())
+        specs = [PEER, INTROSPECTABLE]
+        if objects:
+            specs.append(PROPERTIES)
+        if path == self._root:
+            specs.append(OBJECT_MANAGER)
+        specs += [each.spec for each in objects]
+        children = "".join(f'<node name="{name}"/>\n' for name in self._children.get(path, ()))
+        return [f"{_DOCTYPE}<node>\n{''.join(spec.xml for spec in specs)}{children}</node>\n"]
+
+    async def _managed(self, _path: str, _member: str, _arguments: list[Any]) -> list[Any]:
+        below = self._root + "/"
+        return [
+            {
+                path: {each.spec.name: each.get_all() for each in interfaces}
+                for path, interfaces in self._objects.items()
+                if path.startswith(below)
+            }
+        ]
+
+    async def _properties(self, path: str, member: str, arguments: list[Any]) -> list[Any]:
+        objects = self._objects[path]
+        name = arguments[0]
+        chosen = [each for each in objects if name in ("", each.spec.name)]
+        if not chosen and name not in {spec.name for spec in (PEER, INTROSPECTABLE, PROPERTIES)}:
+            raise UnknownInterface(f"{path} has no interface {name}")
+        if member == "GetAll":
+            return [{key: value for each in chosen for key, value in each.get_all().items()}]
+        for each in chosen:
+            if arguments[1] in each.spec.properties:
+                if member == "Set":
+                    raise PropertyReadOnly(f"{arguments[1]} cannot be set")
+                spec = each.spec.properties[arguments[1]]
+                return [Variant(spec.signature, each.get(arguments[1]))]
+        raise UnknownProperty(f"{name or path} has no property {arguments[1]}")
+
+
+def _steps(path: str) -> Iterator[tuple[str, str]]:
+    """Each (parent, child name) on the way from the root to a path."""
+    parent = "/"
+    for name in path[1:].split("/"):
+        yield parent, name
+        parent = f"{parent.rstrip('/')}/{name}"

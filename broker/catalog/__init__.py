@@ -1,0 +1,1 @@
+"""What can be started: descriptor files, their directories, and which one wins."""

@@ -1,0 +1,152 @@
+"""The catalog: every name that can be started, from the directories in their order."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from broker.errors import DescriptorError
+
+from .descriptor import Descriptor, PlaceholderError, read
+from .printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_SUFFIX = ".service"
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A directory of descriptors.
+
+    ``strict`` is the rule of the transient directory: it must be private to this user, and a
+    file in it must be named after the name that it provides. ``optional``: it need not exist.
+    """
+
+    path: str
+    strict: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """What was found: the descriptors by name, in the names' order, and what was wrong."""
+
+    entries: Mapping[str, Descriptor]
+    problems: tuple[DescriptorError, ...]
+
+
+def standard_directories(environ: Mapping[str, str]) -> tuple[Directory, ...]:
+    """Returns the directories of a session bus, the one that wins first, as in dbus-daemon.
+
+    The variables are read by the XDG Base Directory Specification: an empty one counts as not
+    set, and a path that is not absolute is ignored. (dbus-daemon takes an empty one as no
+    directory, and would look up a relative path from wherever it was started.)
+    """
+    home = environ.get("HOME", "")
+    data_home = environ.get("XDG_DATA_HOME") or (home and f"{home}/.local/share")
+    data_dirs = environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
+    bases = [
+        environ.get("XDG_RUNTIME_DIR", ""),
+        data_home,
+        *data_dirs.split(":"),
+        # Where distributions put their files, whatever XDG_DATA_DIRS says: dbus-daemon always
+        # adds the directory that it was compiled for, dbus-broker does not.
+        "/usr/share",
+    ]
+    found: dict[str, Directory] = {}
+    for index, base in enumerate(bases):
+        if base.startswith("/"):
+            path = _services_in(base)
+            found.setdefault(path, Directory(path, strict=index == 0, optional=True))
+    return tuple(found.values())
+
+
+def load(directories: Sequence[Directory], *, report_shadowed: bool = False) -> Catalog:
+    """Reads all descriptors. A broken file or directory costs itself, and is one problem.
+
+    The first directory with a name wins, and within one directory the first file in byte order.
+    (dbus-daemon takes what readdir returns first, which differs from one machine to the next.)
+    The files that lose within one directory are a problem each, since somebody did not mean that;
+    a lower directory's is the normal use of the order, and one with ``report_shadowed`` only.
+    """
+    entries: dict[str, Descriptor] = {}
+    problems: list[DescriptorError] = []
+    for directory in dict.fromkeys(directories):
+        higher = frozenset(entries)
+        for found in _descriptors(directory):
+            if isinstance(found, DescriptorError):
+                problems.append(found)
+            elif found.name not in entries:
+                entries[found.name] = found
+            elif found.name not in higher or report_shadowed:
+                winner = printable(entries[found.name].path)
+                reason = f"not used: {winner} provides {found.name} already"
+                problems.append(DescriptorError(printable(found.path), 0, reason))
+    return Catalog(MappingProxyType(dict(sorted(entries.items()))), tuple(problems))
+
+
+def _services_in(base: str) -> str:
+    # Not normpath: `link/..` is not always where the link is.
+    # XDG_DATA_DIRS often names one directory twice, with a slash at its end and without.
+    parts = [part for part in base.split("/") if part not in ("", ".")]
+    return "/" + "/".join([*parts, "dbus-1", "services"])
+
+
+def _descriptors(directory: Directory) -> Iterator[Descriptor | DescriptorError]:
+    try:
+        files = _files(directory)
+    except DescriptorError as problem:
+        yield problem
+        return
+    for file in files:
+        found: Descriptor | DescriptorError
+        try:
+            found = _read_in(directory, file)
+        except PlaceholderError:
+            continue
+        except DescriptorError as problem:
+            found = problem
+        yield found
+
+
+def _files(directory: Directory) -> list[os.DirEntry[str]]:
+    try:
+        if directory.strict:
+            _check_private(directory.path)
+        with os.scandir(directory.path) as listing:
+            # Unlike dbus-daemon, and like dbus-broker, no dotfiles: `.#x.service` is Emacs's lock.
+            files = [f for f in listing if f.name.endswith(_SUFFIX) and f.name[0] != "."]
+    except OSError as error:
+        if directory.optional and isinstance(error, FileNotFoundError):
+            return []
+        reason = error.strerror or str(error)
+        raise DescriptorError(printable(directory.path), 0, reason) from error
+    # The names' bytes, since the order of their characters would be another one where a name is
+    # no UTF-8 and holds surrogates.
+    return sorted(files, key=lambda file: os.fsencode(file.name))
+
+
+def _check_private(path: str) -> None:
+    # As in dbus-daemon, against mistakes rather than malice: after `su` without a clean
+    # environment XDG_RUNTIME_DIR is another user's, whose transient services are not for us.
+    status = Path(path).stat()
+    if status.st_uid != os.geteuid():
+        reason = f"not used: belongs to uid {status.st_uid}, not to {os.geteuid()}"
+        raise DescriptorError(printable(path), 0, reason)
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise DescriptorError(printable(path), 0, "not used: others can write to it")
+
+
+def _read_in(directory: Directory, file: os.DirEntry[str]) -> Descriptor:
+    descriptor = read(file.path)
+    expected = descriptor.name + _SUFFIX
+    if directory.strict and file.name != expected:
+        reason = f"not used: in this directory it must be named {expected}"
+        raise DescriptorError(printable(file.path), 0, reason)
+    return descriptor

@@ -1,0 +1,135 @@
+"""A descriptor: the file that says how the service behind a bus name is started."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+
+from broker.errors import DescriptorError
+
+from .exec_line import ExecSyntaxError, split
+from .key_file import KeyFileError, read_group
+from .names import RESERVED, is_bus_name
+from .printable import printable, quoted
+
+GROUP = "D-BUS Service"
+"""The group that holds a descriptor's keys."""
+
+LARGEST = 128 * 1024
+"""The most bytes that a file may have, as in dbus-daemon."""
+
+# NONBLOCK: the open of a FIFO would wait for a writer, and with it the whole broker (dbus-daemon
+# does hang there). NOCTTY: a terminal must not become ours. Following symbolic links is wanted:
+# /etc/alternatives and Nix are made of them.
+_OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+class PlaceholderError(DescriptorError):
+    """systemd's own file for ``org.freedesktop.systemd1``, whose Exec is ``/bin/false``.
+
+    It reserves the name and starts nothing, it lies in the standard directories of each system
+    with systemd, and nobody needs to hear of it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What a descriptor file says.
+
+    ``path`` is for opening, so it may hold surrogates: see ``printable`` before showing it.
+    ``argv`` is empty where there is no Exec, ``user`` and ``systemd_service`` where there is no
+    such key. (AssumedAppArmorLabel is for a bus that mediates with AppArmor, and not kept.)
+    """
+
+    path: str
+    name: str
+    argv: tuple[str, ...]
+    user: str
+    systemd_service: str
+
+
+def parse(path: str, data: bytes) -> Descriptor:
+    """Reads a descriptor from a file's content; ``path`` is for its messages.
+
+    Raises:
+        DescriptorError: The file breaks the format, or could never start its name.
+    """
+    where = printable(path)
+    try:
+        keys = read_group(data, GROUP)
+    except KeyFileError as error:
+        raise DescriptorError(where, error.line, error.reason) from error
+    if keys is None:
+        raise DescriptorError(where, 0, f"has no group [{GROUP}]")
+    if "Name" not in keys:
+        raise DescriptorError(where, 0, f"has no Name in [{GROUP}]")
+    name = keys["Name"]
+    # dbus-daemon lists any text as activatable. Only the names that a client can ask for are of
+    # use to anybody, and dbus-broker answers an invalid one with an error when it is added.
+    if not is_bus_name(name.text):
+        raise DescriptorError(where, name.line, f"Name {quoted(name.text)} is no valid bus name")
+    argv: tuple[str, ...] = ()
+    if "Exec" in keys:
+        # A bad line voids the file, SystemdService or not: it is a mistake of its author, who
+        # would otherwise not hear of it.
+        try:
+            argv = split(keys["Exec"].text)
+        except ExecSyntaxError as error:
+            raise DescriptorError(where, keys["Exec"].line, str(error)) from error
+    if name.text in RESERVED:
+        reserved = f"{name.text} cannot be provided by a file: {RESERVED[name.text]}"
+        is_placeholder = name.text == "org.freedesktop.systemd1" and argv == ("/bin/false",)
+        raise (PlaceholderError if is_placeholder else DescriptorError)(where, name.line, reserved)
+    user, systemd_service = (
+        keys[key].text if key in keys else "" for key in ("User", "SystemdService")
+    )
+    # dbus-daemon wants an Exec in any case; dbus-broker and the specification do not.
+    if not argv and not systemd_service:
+        raise DescriptorError(where, 0, f"has neither Exec nor SystemdService in [{GROUP}]")
+    return Descriptor(path, name.text, argv, user, systemd_service)
+
+
+def read(path: str) -> Descriptor:
+    """Reads a descriptor file, without ever waiting for one that is no regular file.
+
+    Raises:
+        DescriptorError: The file cannot be read, or ``parse`` refuses it.
+    """
+    where = printable(path)
+    try:
+        fd = os.open(path, _OPEN_FLAGS)
+        try:
+            data = _content(fd, where)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        # A socket cannot be opened at all, and "No such device or address" would not say so.
+        if error.errno == errno.ENXIO:
+            raise DescriptorError(where, 0, "is a socket, not a regular file") from error
+        raise DescriptorError(where, 0, error.strerror or str(error)) from error
+    return parse(path, data)
+
+
+def _content(fd: int, where: str) -> bytes:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise DescriptorError(where, 0, f"is {kind}, not a regular file")
+    if status.st_size > LARGEST:
+        raise DescriptorError(where, 0, f"{status.st_size} bytes are more than {LARGEST}")
+    data = b""
+    # The size is what it was: the file may grow meanwhile, and files in /proc have none.
+    while chunk := os.read(fd, LARGEST + 1 - len(data)):
+        data += chunk
+    if len(data) > LARGEST:
+        raise DescriptorError(where, 0, f"has more than {LARGEST} bytes")
+    return data

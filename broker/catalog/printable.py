@@ -1,0 +1,30 @@
+"""Text of others made fit for a message: one line, no control characters, valid UTF-8."""
+
+from __future__ import annotations
+
+_LONGEST_QUOTE = 80
+
+
+def printable(text: str) -> str:
+    r"""Returns ``text`` with every character that is not printable as an escape.
+
+    A file's name is any bytes but NUL and ``/``. Bytes that are no UTF-8 reach Python as lone
+    surrogates, on which a log, stderr or a D-Bus string would fail; a newline would forge a second
+    message, an ESC would reach the terminal. ``\udcff`` and ``\n`` in the result are harmless.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+
+
+def quoted(text: str) -> str:
+    """Returns ``text`` in quotes, escaped as a Python literal, and cut where it is very long.
+
+    A value may be as long as its file, and a message is sent to each waiting caller.
+    """
+    if len(text) <= _LONGEST_QUOTE:
+        return repr(text)
+    return repr(text[:_LONGEST_QUOTE]) + "…"

@@ -1,0 +1,122 @@
+"""The options that ``run`` and ``serve`` share, and the Config that they make."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from broker.activation import Limits
+from broker.catalog.catalog import Directory, standard_directories
+from broker.daemon import Config
+from broker.engine.choose import CHOICES
+from broker.errors import BadConfiguration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from broker.engine.listen import Listener
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+_OPTIONS: Final = (
+    click.option(
+        "--services",
+        "directories",
+        metavar="DIR",
+        multiple=True,
+        help="Take descriptors from DIR; replaces the standard directories. May be repeated.",
+    ),
+    click.option(
+        "--standard-services",
+        is_flag=True,
+        help="Take descriptors from the session's standard directories too, after --services.",
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(CHOICES),
+        default="auto",
+        show_default=True,
+        help="The message bus underneath.",
+    ),
+    click.option(
+        "--activation-timeout",
+        metavar="S",
+        type=click.FloatRange(min=0, min_open=True),
+        default=Limits().activation_timeout,
+        show_default=True,
+        help="Seconds for a service to take its name.",
+    ),
+    click.option(
+        "--stop-timeout",
+        metavar="S",
+        type=click.FloatRange(min=0),
+        default=Limits().stop_timeout,
+        show_default=True,
+        help="Seconds from SIGTERM to SIGKILL.",
+    ),
+    click.option(
+        "--output",
+        type=click.Choice(["inherit", "null"]),
+        default="inherit",
+        show_default=True,
+        help="Where services' output goes.",
+    ),
+)
+
+
+def bus_options(function: F) -> F:
+    """Add the shared options to a verb."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def config(listener: Listener, environ: Mapping[str, str], options: dict[str, Any]) -> Config:
+    """The Config that the shared options ask for.
+
+    Raises:
+        BadConfiguration: a directory of ``--services`` does not exist.
+    """
+    own = [os.path.abspath(each) for each in options["directories"]]
+    for each in own:
+        if not os.path.isdir(each):
+            raise BadConfiguration(f"--services: {each}: no such directory")
+    directories = [Directory(each, strict=False) for each in own]
+    if options["standard_services"] or not own:
+        directories += standard_directories(environ)
+    return Config(
+        listener=listener,
+        directories=directories,
+        report_shadowed=bool(own),
+        engine=options["engine"],
+        limits=Limits(
+            activation_timeout=options["activation_timeout"],
+            stop_timeout=options["stop_timeout"],
+        ),
+        environ=environ,
+        null_output=options["output"] == "null",
+    )
+
+
+def environment() -> dict[str, str]:
+    """Our environment, with our own directory at the end of PATH.
+
+    Descriptors and commands can then name what is installed beside us, also in
+    a virtual environment that was not activated; nothing is hidden by it.
+    """
+    environ = dict(os.environ)
+    directory = str(Path(sys.argv[0]).absolute().parent)
+    path = environ.get("PATH", os.defpath)
+    if directory not in path.split(os.pathsep):
+        environ["PATH"] = f"{path}{os.pathsep}{directory}"
+    return environ
+
+
+def log_to_stderr() -> None:
+    """Diagnostics, one line each, with the program's name in front."""
+    logging.basicConfig(format="dbus-activator: %(message)s", level=logging.WARNING)

@@ -1,0 +1,142 @@
+"""``serve``: a bus until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from broker import notify
+from broker.cli import options
+from broker.daemon import Config, Daemon
+from broker.engine import listen
+from broker.errors import BadConfiguration, Outcome
+from broker.process import kernel, signals
+from broker.process.spawn import close_on_exec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from broker.engine.listen import Listener
+
+SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+
+@click.command("serve", short_help="Run a bus until SIGTERM or SIGINT.")
+@options.bus_options
+@click.option(
+    "--address",
+    "where",
+    metavar="ADDRESS",
+    help="Listen there, such as unix:path=/run/my/bus. Default: $XDG_RUNTIME_DIR/bus, "
+    "else a private directory under /tmp.",
+)
+@click.option(
+    "--print-address",
+    metavar="FD",
+    type=click.IntRange(min=0),
+    is_flag=False,
+    flag_value=1,
+    help="Print the bus address on FD (default 1) when clients can be served.",
+)
+@click.option(
+    "--print-pid",
+    metavar="FD",
+    type=click.IntRange(min=0),
+    is_flag=False,
+    flag_value=1,
+    help="Print the process ID on FD (default 1).",
+)
+def command(
+    where: str | None, print_address: int | None, print_pid: int | None, **chosen: Any
+) -> None:
+    """Run a bus until SIGTERM or SIGINT; SIGHUP reads the descriptors again.
+
+    \b
+    Example:
+      dbus-activator serve --services ./services.d --print-address
+    """
+    options.log_to_stderr()
+    environ = options.environment()
+    for fd in (print_address, print_pid):
+        _check_open(fd)
+    signals.take_over(SIGNALS)
+    passed = notify.passed_descriptor(environ)
+    close_on_exec()
+    with closing(_listener(passed, where, environ)) as listener:
+        config = options.config(listener, environ, chosen)
+        asyncio.run(_serve(config, print_address, print_pid))
+
+
+def _listener(passed: int | None, where: str | None, environ: Mapping[str, str]) -> Listener:
+    if passed is not None:
+        return listen.from_descriptor(passed)
+    if where is not None:
+        return listen.from_option(where)
+    return listen.default(environ)
+
+
+async def _serve(config: Config, print_address: int | None, print_pid: int | None) -> None:
+    daemon = Daemon(config)
+    fd = kernel.open_signalfd(SIGNALS)
+    loop = asyncio.get_running_loop()
+    ended = loop.create_task(daemon.wait())
+    reloads: set[asyncio.Task[None]] = set()
+
+    def on_signal() -> None:
+        for number, _ in kernel.read_signalfd(fd):
+            if number == signal.SIGHUP:
+                task = loop.create_task(_reload(daemon))
+                reloads.add(task)
+                task.add_done_callback(reloads.discard)
+            else:
+                ended.cancel()
+
+    loop.add_reader(fd, on_signal)
+    try:
+        try:
+            await daemon.start()
+            _print(print_address, daemon.bus_address)
+            _print(print_pid, str(os.getpid()))
+            notify.notify(config.environ, "READY=1")
+            await ended
+        except asyncio.CancelledError:
+            if not ended.cancelled():
+                raise
+    finally:
+        notify.notify(config.environ, "STOPPING=1")
+        await daemon.stop()
+        loop.remove_reader(fd)
+        os.close(fd)
+
+
+async def _reload(daemon: Daemon) -> None:
+    try:
+        await daemon.reload()
+    except Outcome as e:
+        print(f"dbus-activator: not reloaded: {e}", file=sys.stderr)
+
+
+def _check_open(fd: int | None) -> None:
+    if fd is not None:
+        try:
+            os.fstat(fd)
+        except OSError as e:
+            raise BadConfiguration(f"cannot print on descriptor {fd}: {e.strerror}") from e
+
+
+def _print(fd: int | None, text: str) -> None:
+    """One line; then the descriptor is closed, so that a reader sees the end.
+
+    Standard output and error stay open: they are the services' too.
+    """
+    if fd is None:
+        return
+    os.write(fd, f"{text}\n".encode())
+    if fd > 2:
+        os.close(fd)

@@ -1,0 +1,472 @@
+"""One bus session: the place where the rooms meet, and its beginning and end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import secrets
+import signal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from broker.activation import Activator, Limits, Unit
+from broker.api import paths
+from broker.api.callers import BusCallers
+from broker.api.publisher import Publisher
+from broker.bus import address
+from broker.bus.codec import Message, MessageType
+from broker.bus.connection import Connection
+from broker.bus.names import DRIVER, NameWatch
+from broker.bus.objects import ObjectServer
+from broker.catalog.catalog import Directory, load
+from broker.core import events as ev
+from broker.core.environment import check_name, check_value, inherited, parse_assignment
+from broker.core.exits import CLD_EXITED
+from broker.engine.base import EngineSettings
+from broker.engine.choose import choose
+from broker.errors import (
+    EngineFailed,
+    InvalidArgs,
+    NotRunning,
+    Outcome,
+    ShuttingDown,
+)
+from broker.process import kernel
+from broker.process.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from broker.catalog.descriptor import Descriptor
+    from broker.core.events import Token
+    from broker.core.processes import Process, Processes
+    from broker.engine.listen import Listener
+    from broker.process.spawn import Program
+
+log = logging.getLogger(__name__)
+
+DO_NOT_QUEUE: Final = 4
+PRIMARY_OWNER: Final = 1
+# An engine with an activation timeout of its own must not be the first to give
+# up: it would answer without the reason. In seconds beyond our own timeouts.
+ENGINE_PATIENCE: Final = 10.0
+# For the engine to end after SIGTERM, and for callers to take their last
+# answers; it is killed, or they are left, after that.
+ENGINE_STOP_TIMEOUT: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a session is started with.
+
+    Attributes:
+        directories: where descriptors are, by precedence.
+        report_shadowed: say when one directory's descriptor hides another's.
+        environ: the activation environment to begin with.
+        null_output: services' output goes nowhere, rather than where ours goes.
+    """
+
+    listener: Listener
+    directories: Sequence[Directory]
+    report_shadowed: bool = False
+    engine: str = "auto"
+    limits: Limits = field(default_factory=Limits)
+    environ: Mapping[str, str] = field(default_factory=dict)
+    null_output: bool = False
+
+
+class Daemon:
+    """A bus with everything that runs on it.
+
+    Made inside a running loop, on a process that has SIGCHLD blocked; ``start``,
+    then ``wait``, then ``stop``. It is the ``Control`` of the interface on the
+    bus, and hears the events of all rooms.
+    """
+
+    def __init__(self, config: Config) -> None:
+        engine, program = choose(config.engine)
+        kernel.become_subreaper()
+        self.config = config
+        self.limits = config.limits
+        self.engine_version = ""
+        self.bus_address = ""
+        self.directories: Sequence[str] = [each.path for each in config.directories]
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(self._on_fault)
+        self._ended = asyncio.Event()
+        self._fault: BaseException | None = None
+        self._stopped_services: asyncio.Future[None] = self._loop.create_future()
+        self._closing = False
+        self._problems: set[str] = set()
+        self._reloading = asyncio.Lock()
+        self._publisher: Publisher | None = None
+        self.supervisor = Supervisor(self._loop, self)
+        self._activator = Activator(
+            config.limits, self.supervisor, self, null_output=config.null_output
+        )
+        self._activator.environment = inherited(config.environ)
+        settings = EngineSettings(
+            program=program,
+            listener=config.listener,
+            machine_id=_machine_id(),
+            start_timeout=self.limits.activation_timeout
+            + self.limits.stop_timeout
+            + ENGINE_PATIENCE,
+        )
+        self._engine = engine(settings, self, self.supervisor.spawn)
+
+    # -- beginning and end -----------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the bus and take our place on it; then clients can be served.
+
+        Raises:
+            Fault: there is no bus, and nothing of it is left.
+        """
+        self._loop.add_reader(self._open_signals(), self._on_signals)
+        self._activator.set_descriptors(self._load())
+        await self._engine.start(self.units.keys())
+        self.engine_version = self._engine.version
+        listening = str(self.config.listener.address)
+        try:
+            self._connection = await Connection.to_bus(address.connect(listening))
+            self.bus_address = f"{listening},guid={self._connection.guid}"
+            self._set_bus_environment()
+            await self._serve()
+        except Outcome as e:
+            raise EngineFailed(f"{self.engine_version} does not serve us: {e}") from e
+
+    def _open_signals(self) -> int:
+        self._signal_fd = kernel.open_signalfd([signal.SIGCHLD])
+        return self._signal_fd
+
+    def _on_signals(self) -> None:
+        kernel.read_signalfd(self._signal_fd)
+        self.supervisor.reap()
+
+    def _set_bus_environment(self) -> None:
+        self._activator.bus_environment = {
+            "DBUS_STARTER_ADDRESS": self.bus_address,
+            "DBUS_STARTER_BUS_TYPE": "session",
+            "DBUS_SESSION_BUS_ADDRESS": self.bus_address,
+        }
+
+    async def _serve(self) -> None:
+        self._names = NameWatch(self._connection, self)
+        self._server = ObjectServer(self._connection, paths.ROOT, _machine_id())
+        callers = BusCallers(self._connection)
+        publisher = Publisher(self._loop, self._server, self, callers)
+        for process in [*self.processes.live(), *self.processes.ended()]:
+            publisher.process_started(process)
+        self._connection.on_message = self._on_message
+        self._connection.on_closed = lambda: self.engine_gone("the bus closed our connection")
+        (answer,) = await self._connection.call_bus(
+            "RequestName", "su", [paths.BUS_NAME, DO_NOT_QUEUE]
+        )
+        if answer != PRIMARY_OWNER:
+            raise EngineFailed(f"somebody else owns {paths.BUS_NAME} on a bus that is our own")
+        for unit in self.units.values():
+            publisher.add_service(unit, announce=False)
+        self._publisher = publisher
+        await self._names.watch(self.units.keys())
+
+    async def wait(self) -> None:
+        """Return when somebody called ``Exit``.
+
+        Raises:
+            Fault: the bus ended, or something in here failed.
+        """
+        await self._ended.wait()
+        if self._fault is not None:
+            raise self._fault
+
+    async def stop(self) -> None:
+        """End every service, then the bus, then whatever else is still there."""
+        self._closing = True
+        await self._stop_processes()
+        if not self._stopped_services.done():
+            self._stopped_services.set_result(None)
+        if self._publisher is not None:
+            self._publisher.flush()
+            self._publisher.close()
+            with contextlib.suppress(Outcome, TimeoutError):
+                # Whoever waits for an answer gets it before the bus goes.
+                async with asyncio.timeout(ENGINE_STOP_TIMEOUT):
+                    await self._server.finish()
+                    await self._connection.drain()
+            self._connection.on_closed = lambda: None
+            self._connection.close()
+        await self._stop_engine()
+        self._loop.remove_reader(self._signal_fd)
+        os.close(self._signal_fd)
+        self.supervisor.close()
+
+    async def _stop_processes(self) -> None:
+        await self._activator.close()
+
+        def only_engine() -> bool:
+            return all(process.pid == self._engine.pid for process in self.processes.live())
+
+        # What belongs to no service: orphans, and what a command left behind.
+        self.signal_strays(signal.SIGTERM)
+        if not await self.supervisor.until(only_engine, self.limits.stop_timeout):
+            while not only_engine():
+                self.signal_strays(signal.SIGKILL)
+                await self.supervisor.until(only_engine, 0.02)
+
+    def signal_strays(self, number: int) -> None:
+        """Send a signal to every process but the engine."""
+        for pid in self.supervisor.tree(None):
+            if pid != self._engine.pid:
+                self.supervisor.signal_process(pid, number)
+
+    async def _stop_engine(self) -> None:
+        self._engine.stop()
+        if self._engine.pid in self.processes:
+            self.supervisor.signal_process(self._engine.pid, signal.SIGTERM)
+            if not await self.supervisor.until(
+                lambda: not len(self.processes), ENGINE_STOP_TIMEOUT
+            ):
+                self.supervisor.signal(None, signal.SIGKILL)
+                await self.supervisor.until(lambda: not len(self.processes), None)
+
+    def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something failed that must not: the session ends, and says why."""
+        fault = context.get("exception") or RuntimeError(context["message"])
+        log.error("fault: %s", context["message"], exc_info=fault)
+        self._end(fault)
+
+    def _end(self, fault: BaseException | None) -> None:
+        if not self._ended.is_set():
+            self._fault = fault
+            self._ended.set()
+
+    # -- the catalog -----------------------------------------------------------
+
+    def _load(self) -> Mapping[str, Descriptor]:
+        catalog = load(self.config.directories, report_shadowed=self.config.report_shadowed)
+        for problem in catalog.problems:
+            # Said once, however often the directories are read again.
+            if str(problem) not in self._problems:
+                self._problems.add(str(problem))
+                log.warning("%s", problem)
+        return catalog.entries
+
+    async def reload(self) -> None:
+        """Read the descriptors again, and tell the engine what has changed."""
+        async with self._reloading:
+            if self._closing:
+                raise ShuttingDown("the session is ending")
+            assert self._publisher is not None
+            added, removed = self._activator.set_descriptors(self._load())
+            for unit in removed:
+                self._publisher.remove_service(unit.service.name)
+            for unit in added:
+                self._publisher.add_service(unit)
+            listed = [name for name, unit in self.units.items() if unit.listed]
+            await self._names.watch(self.units.keys())
+            await self._engine.set_names(listed)
+
+    # -- events of the bus -----------------------------------------------------
+
+    def _on_message(self, message: Message) -> None:
+        if message.message_type is MessageType.METHOD_CALL:
+            self._server.handle(message)
+        elif message.sender == DRIVER and message.member == "NameOwnerChanged":
+            self._names.handle(message)
+
+    def name_acquired(self, name: str, owner: str, pid: int) -> None:
+        """Of ``NameEvents``."""
+        self._activator.name_acquired(name, owner, pid)
+
+    def name_lost(self, name: str) -> None:
+        """Of ``NameEvents``."""
+        self._activator.name_lost(name)
+
+    # -- events of the engine --------------------------------------------------
+
+    def activation_requested(self, name: str, token: Token) -> None:
+        """Of ``EngineEvents``."""
+        self._activator.requested(name, token)
+
+    def environment_updated(self, changes: Mapping[str, str]) -> None:
+        """Of ``EngineEvents``: the client was told OK already, so bad entries are logged."""
+        for name, value in changes.items():
+            try:
+                check_name(name)
+                check_value(name, value)
+            except InvalidArgs as e:
+                log.warning("UpdateActivationEnvironment: %s", e)
+            else:
+                self._activator.environment[name] = value
+        self._environment_changed()
+
+    async def reload_requested(self) -> None:
+        """Of ``EngineEvents``."""
+        await self.reload()
+
+    def engine_gone(self, reason: str) -> None:
+        """Of ``EngineEvents``."""
+        if not self._closing:
+            self._end(EngineFailed(f"the message bus has ended: {reason}"))
+
+    # -- events of processes ---------------------------------------------------
+
+    def process_started(self, process: Process) -> None:
+        """Of ``ProcessEvents``."""
+        if self._publisher is not None:
+            self._publisher.process_started(process)
+
+    def process_exited(self, process: Process, forgotten: Process | None) -> None:
+        """Of ``ProcessEvents``."""
+        if self._publisher is not None:
+            self._publisher.process_exited(process, forgotten)
+        if process.pid == self._engine.pid:
+            how = "status" if process.exit.code == CLD_EXITED else "signal"
+            self.engine_gone(f"{self._engine.version} ended with {how} {process.exit.status}")
+        self._activator.process_exited(process)
+
+    def activation_emptied(self, activation: int, service: str) -> None:
+        """Of ``ProcessEvents``."""
+        del activation
+        self._activator.activation_emptied(service)
+
+    # -- events of services ----------------------------------------------------
+
+    def fail_request(self, name: str, token: Token, error: Outcome) -> None:
+        """Of ``ActivationEvents``."""
+        self._engine.fail(name, token, error)
+
+    def confirm_owner(self, name: str, on_answer: Callable[[str], None]) -> None:
+        """Of ``ActivationEvents``."""
+        self._names.ask(name, on_answer)
+
+    def service_changed(self, unit: Unit) -> None:
+        """Of ``ActivationEvents``."""
+        if self._publisher is not None:
+            self._publisher.service_changed(unit)
+
+    def activation_failed(self, unit: Unit, error: Outcome) -> None:
+        """Of ``ActivationEvents``."""
+        log.warning("%s: %s", unit.service.name, error)
+        if self._publisher is not None:
+            self._publisher.activation_failed(unit, error)
+
+    # -- Control: what clients ask for -----------------------------------------
+
+    @property
+    def units(self) -> Mapping[str, Unit]:
+        """Of ``Control``."""
+        return self._activator.units
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Of ``Control``."""
+        return self._activator.environment
+
+    @property
+    def processes(self) -> Processes:
+        """Of ``Control``."""
+        return self.supervisor.processes
+
+    def unit(self, name: str) -> Unit:
+        """Of ``Control``."""
+        return self._activator.unit(name)
+
+    def tree(self, service: str) -> list[int]:
+        """Of ``Control``."""
+        return self.supervisor.tree(service)
+
+    def service_of(self, pid: int) -> str | None:
+        """Of ``Control``."""
+        self.supervisor.adopt()
+        return self.supervisor.service_of(pid)
+
+    def find_process(self, pid: int) -> Process | None:
+        """Of ``Control``."""
+        self.supervisor.adopt()
+        return self.processes.newest(pid)
+
+    async def start_service(self, unit: Unit) -> None:
+        """Of ``Control``."""
+        await self._activator.start(unit)
+
+    async def stop_service(self, unit: Unit) -> None:
+        """Of ``Control``."""
+        if unit.service.owner and not unit.service.stoppable:
+            raise NotRunning(
+                f"{unit.service.name} is owned by {unit.service.owner}, which the broker "
+                "did not start"
+            )
+        await self._activator.stop(unit)
+
+    def kill_service(self, unit: Unit, whom: str, number: int) -> None:
+        """Of ``Control``."""
+        name = unit.service.name
+        if whom not in ("main", "all"):
+            raise InvalidArgs(f"whom is main or all, not {whom!r}")
+        if not 1 <= number <= signal.SIGRTMAX:
+            raise InvalidArgs(f"there is no signal {number}")
+        if whom == "all":
+            sent = bool(self.supervisor.signal(name, number))
+        else:
+            main = unit.service.main_pid
+            sent = bool(main) and self.supervisor.signal_process(main, number)
+        if not sent:
+            raise NotRunning(f"{name} has no {'main ' if whom == 'main' else ''}process")
+
+    def reset_failed(self, unit: Unit) -> None:
+        """Of ``Control``."""
+        self._activator.handle(unit, ev.ResetFailed())
+
+    def set_environment(self, assignments: Sequence[str]) -> None:
+        """Of ``Control``: all of them or none."""
+        changes = dict(parse_assignment(each) for each in assignments)
+        self._activator.environment.update(changes)
+        self._environment_changed()
+
+    def unset_environment(self, names: Sequence[str]) -> None:
+        """Of ``Control``: all of them or none."""
+        for name in names:
+            check_name(name)
+        for name in names:
+            self._activator.environment.pop(name, None)
+        self._environment_changed()
+
+    def _environment_changed(self) -> None:
+        if self._publisher is not None:
+            self._publisher.manager_changed("Environment")
+
+    async def exit(self) -> None:
+        """Of ``Control``."""
+        self._end(None)
+        await asyncio.shield(self._stopped_services)
+
+    def settle(self) -> None:
+        """Of ``Control``."""
+        if self._publisher is not None:
+            self._publisher.flush()
+
+    # -- for a command inside the session --------------------------------------
+
+    @property
+    def engine_pid(self) -> int:
+        """The message bus's own process."""
+        return self._engine.pid
+
+    def spawn(self, program: Program) -> Process:
+        """Start a program that belongs to no service; raises SpawnRefusedError."""
+        return self.supervisor.spawn(program)
+
+
+def _machine_id() -> str:
+    """The host's, which clients compare with their own; a made-up one where there is none."""
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as file:
+            text = file.read(64).strip()
+            if re.fullmatch("[0-9a-f]{32}", text):
+                return text
+    return secrets.token_hex(16)

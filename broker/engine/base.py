@@ -1,0 +1,209 @@
+"""All that the rest of the broker may know of a message bus."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from broker.core.environment import inherited
+from broker.errors import EngineFailed
+from broker.process.spawn import Program, SpawnRefusedError, raised_file_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from broker.core.events import Token
+    from broker.core.processes import Process
+    from broker.engine.listen import Listener
+    from broker.errors import Outcome
+
+log = logging.getLogger(__name__)
+
+# How long an engine may take to say its version or to serve its first client.
+START_TIMEOUT = 20.0
+
+
+class EngineEvents(Protocol):
+    """What an engine tells the daemon; called from within the event loop."""
+
+    def activation_requested(self, name: str, token: Token) -> None:
+        """Someone wants a name that nobody owns; ``fail`` takes the token."""
+
+    def environment_updated(self, changes: Mapping[str, str]) -> None:
+        """A client updated the activation environment; nothing has checked it."""
+
+    async def reload_requested(self) -> None:
+        """A client wants the configuration read again; Outcome: it was not."""
+
+    def engine_gone(self, reason: str) -> None:
+        """The bus has ended, or does not talk to us any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What an engine is started with.
+
+    Attributes:
+        start_timeout: in seconds; after that, an engine that has a timeout of its
+            own may give an activation up. Ours is shorter.
+    """
+
+    program: str
+    listener: Listener
+    machine_id: str
+    start_timeout: float
+
+
+class Engine(ABC):
+    """A message bus that hands activations to us.
+
+    Attributes:
+        pid: of its process; 0 before the start.
+        version: as in the Engine property, such as "dbus-broker 33".
+    """
+
+    program: ClassVar[str]
+
+    def __init__(
+        self, settings: EngineSettings, events: EngineEvents, spawn: Callable[[Program], Process]
+    ) -> None:
+        self.settings = settings
+        self.events = events
+        self.pid = 0
+        self.version = ""
+        self._spawn = spawn
+        self._complaints: Complaints | None = None
+
+    @abstractmethod
+    async def start(self, names: Collection[str]) -> None:
+        """Start the bus with these names activatable; then clients can connect.
+
+        Raises:
+            EngineFailed: it did not come up.
+            EngineMissing: this version of it cannot be used.
+        """
+
+    @abstractmethod
+    async def set_names(self, names: Collection[str]) -> None:
+        """Make exactly these names activatable; returns when the bus knows them."""
+
+    @abstractmethod
+    def fail(self, name: str, token: Token, error: Outcome) -> None:
+        """Answer those who wait for the name with an error, as well as the bus can say it."""
+
+    def stop(self) -> None:
+        """Let go of the bus, which is about to be ended."""
+        if self._complaints is not None:
+            self._complaints.close()
+
+    def _launch(self, argv: Sequence[str], fds: Mapping[int, int]) -> int:
+        """Start the bus, with its diagnostics in our log rather than on our stderr.
+
+        dbus-daemon says there of each activation that it is "via systemd".
+        """
+        read, write = os.pipe2(os.O_CLOEXEC)
+        try:
+            pid = self._spawn_program(argv, {**fds, 2: write})
+        except EngineFailed:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        self._complaints = Complaints(read, self.program)
+        return pid
+
+    def _spawn_program(self, argv: Sequence[str], fds: Mapping[int, int]) -> int:
+        program = Program(
+            argv=argv, name=self.program, environ=inherited(os.environ), search=True, fds=fds
+        )
+        try:
+            with raised_file_limit():
+                return self._spawn(program).pid
+        except SpawnRefusedError as e:
+            raise EngineFailed(f"cannot start the message bus: {e}") from e
+
+    def _failed(self, reason: str) -> EngineFailed:
+        """With what the bus said last, which is mostly why."""
+        said = self._complaints.last if self._complaints else ""
+        return EngineFailed(f"{self.version} {reason}" + (f": {said}" if said else ""))
+
+    async def _read_version(self, pattern: str) -> str:
+        """The version that the program prints."""
+        read, write = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._spawn_program([self.settings.program, "--version"], {1: write})
+        finally:
+            os.close(write)
+        output = await read_pipe(read, b"")
+        match = re.search(pattern, output)
+        if match is None:
+            raise EngineFailed(f"{self.settings.program} --version printed {output!r}")
+        return match[1]
+
+
+class Complaints:
+    """The diagnostics of a bus, line by line into our log.
+
+    Attributes:
+        last: the newest line.
+    """
+
+    def __init__(self, fd: int, program: str) -> None:
+        self.last = ""
+        self._fd = fd
+        self._program = program
+        self._rest = b""
+        os.set_blocking(fd, False)
+        asyncio.get_running_loop().add_reader(fd, self._read)
+
+    def _read(self) -> None:
+        data = os.read(self._fd, 65536)
+        if not data:
+            self.close()
+            return
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[-4096:]
+        for line in lines:
+            self.last = line.decode("utf-8", "backslashreplace")
+            log.info("%s: %s", self._program, self.last)
+
+    def close(self) -> None:
+        """Read no more."""
+        if self._fd >= 0:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+async def read_pipe(fd: int, until: bytes) -> str:
+    """Text from a pipe, which is closed then, up to its end or to ``until``.
+
+    Raises:
+        EngineFailed: neither came within ``START_TIMEOUT``.
+    """
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+    data = bytearray()
+    os.set_blocking(fd, False)
+
+    def on_readable() -> None:
+        chunk = os.read(fd, 4096)
+        data.extend(chunk)
+        if (not chunk or (until and until in data)) and not done.done():
+            done.set_result(None)
+
+    loop.add_reader(fd, on_readable)
+    try:
+        async with asyncio.timeout(START_TIMEOUT):
+            await done
+    except TimeoutError:
+        raise EngineFailed("the message bus does not start") from None
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+    return data.decode("utf-8", "backslashreplace")

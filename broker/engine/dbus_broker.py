@@ -1,0 +1,249 @@
+"""dbus-broker as the engine: we are its controller, over a socket pair.
+
+The protocol is the one between dbus-broker and its own launcher, spoken peer
+to peer: no Hello, no names. The bus ends itself, with status 0, on an answer
+that it does not expect, on a signal from us, and on an error name that it does
+not know; so everything sent here is one of the messages below, and nothing
+that arrives is answered but ReloadConfig.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+from broker.bus.codec import Message, MessageType, Variant
+from broker.bus.connection import Connection
+from broker.engine.base import START_TIMEOUT, Engine
+from broker.errors import (
+    EngineMissing,
+    Outcome,
+    RemoteError,
+    ShuttingDown,
+    SpawnExecFailed,
+    SpawnFileInvalid,
+    StartLimitHit,
+    TimedOut,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from broker.core.events import Token
+    from broker.core.processes import Process
+    from broker.engine.base import EngineEvents, EngineSettings
+    from broker.process.spawn import Program
+
+log = logging.getLogger(__name__)
+
+OLDEST: Final = 30  # the first whose Name.Reset takes a reason
+BUS: Final = "org.bus1.DBus."
+BROKER: Final = "/org/bus1/DBus/Broker"
+CONTROLLER: Final = "/org/bus1/DBus/Controller"
+NAMES: Final = "/org/bus1/DBus/Name/"
+LISTENER: Final = "/org/bus1/DBus/Listener/0"
+
+# The reasons that it knows; another one ends the bus. Each gives the caller one
+# fixed text, so the nearest is chosen, and ours is on our own interface.
+_REASONS: Final[dict[type[Outcome], str]] = {
+    ShuttingDown: "DestructiveTransaction",
+    SpawnFileInvalid: "UnknownUnit",
+    SpawnExecFailed: "InvalidUnit",
+    StartLimitHit: "StartupFailure",
+    TimedOut: "StartupFailure",
+}
+_OTHER_REASON: Final = "UnitFailure"
+
+_UNLIMITED: Final = 2**64 - 1
+# (verdict, priority, peer, path, interface, member, type, broadcast, min and max fds):
+# empty and 0 are wildcards, and a rule of priority 0 would never win.
+_ANY_MESSAGE: Final = [True, 1, "", "", "", "", 0, 0, 0, _UNLIMITED]
+_RULES: Final = "a(btbs)a(btssssuutt)a(btssssuutt)"
+_POLICY_30: Final = f"(a(u(bt{_RULES}))a(buu(bt{_RULES}))a(ss)b)"
+_POLICY_32: Final = f"(a(u(bt{_RULES}))a(buu(bt{_RULES}))a(ss)bs)"
+
+
+def policy(version: int, uid: int) -> Variant:
+    """All is allowed to our own user and to root, and nobody else may connect.
+
+    Args:
+        version: from 32 on it ends with the type of the bus, for AppArmor.
+        uid: ours. A batch for a uid replaces the default one, it is not merged.
+    """
+    allow: list[Any] = [True, 1, [[True, 1, True, ""]], [_ANY_MESSAGE], [_ANY_MESSAGE]]
+    deny: list[Any] = [False, 1, [], [], []]
+    users: list[list[Any]] = [[user, allow] for user in sorted({uid, 0})]
+    value: list[Any] = [[[0xFFFFFFFF, deny], *users], [], [], False]
+    if version >= 32:
+        return Variant(_POLICY_32, [*value, "session"])
+    return Variant(_POLICY_30, value)
+
+
+class DBusBroker(Engine):
+    """dbus-broker, versions 30 and newer."""
+
+    program = "dbus-broker"
+
+    def __init__(
+        self, settings: EngineSettings, events: EngineEvents, spawn: Callable[[Program], Process]
+    ) -> None:
+        super().__init__(settings, events, spawn)
+        self._number = 0  # of its version
+        self._link: Connection | None = None
+        self._paths: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        self._count = 0
+        self._reloads: set[asyncio.Task[None]] = set()
+
+    async def start(self, names: Collection[str]) -> None:
+        """Start it, become its controller, and give it the names and the listening socket."""
+        self.version = f"dbus-broker {await self._check_version()}"
+        listening = self.settings.listener.bind()
+        ours, theirs = socket.socketpair()
+        try:
+            # Identity of the bus for its clients is whoever made the pair: us.
+            self.pid = self._launch(
+                [
+                    self.settings.program,
+                    "--controller=3",
+                    f"--machine-id={self.settings.machine_id}",
+                    # All of them are cut to 32 bits; 128 descriptors, its own default,
+                    # would be 128 connections.
+                    "--max-bytes=1000000000",
+                    "--max-fds=65536",
+                    "--max-matches=1000000",
+                ],
+                {3: theirs.fileno()},
+            )
+        finally:
+            theirs.close()
+        try:
+            self._link = await Connection.to_peer(ours, timeout=START_TIMEOUT)
+            self._link.on_message = self._on_message
+            self._link.on_closed = self._on_closed
+            await self.set_names(names)
+            await self._add_listener(listening)
+        except Outcome as e:
+            raise self._failed(f"does not take us for its controller: {e}") from e
+        finally:
+            if self.settings.listener.sock is None:
+                listening.close()
+
+    async def _check_version(self) -> int:
+        number = int(await self._read_version(r"dbus-broker (\d+)"))
+        if number < OLDEST:
+            raise EngineMissing(
+                f"dbus-broker {number} is too old: {OLDEST} or newer is needed "
+                "(or use --engine=dbus-daemon)"
+            )
+        self._number = number
+        return number
+
+    async def _add_listener(self, listening: socket.socket) -> None:
+        answer: asyncio.Future[Message | Outcome] = asyncio.get_running_loop().create_future()
+        message = _call(
+            BROKER, "Broker", "AddListener", "ohv", [LISTENER, 0, policy(self._number, os.getuid())]
+        )
+        serial = self._controller.send_with_fds(message, [listening.fileno()])
+        self._controller.expect(serial, answer.set_result)
+        async with asyncio.timeout(START_TIMEOUT):
+            reply = await answer
+        if isinstance(reply, Outcome):
+            raise reply
+
+    async def set_names(self, names: Collection[str]) -> None:
+        """AddName and Release for the difference, all sent before the first answer."""
+        wanted = set(names)
+        calls = []
+        for name in sorted(self._names.keys() - wanted):
+            path = self._names.pop(name)
+            del self._paths[path]
+            calls.append(self._send(path, "Name", "Release"))
+        for name in sorted(wanted - self._names.keys()):
+            self._count += 1
+            path = f"{NAMES}{self._count}"
+            self._names[name], self._paths[path] = path, name
+            # The uid is whom queued messages are charged to; -1 is nobody's quota.
+            calls.append(self._send(BROKER, "Broker", "AddName", "osu", [path, name, 0xFFFFFFFF]))
+        for reason in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(reason, Outcome):
+                log.error("dbus-broker refuses a name: %s", reason)
+            elif isinstance(reason, BaseException):
+                raise reason
+
+    async def _send(
+        self, path: str, interface: str, member: str, signature: str = "", body: Any = None
+    ) -> list[Any]:
+        message = _call(path, interface, member, signature, body or [])
+        return await self._controller.call_message(message, timeout=START_TIMEOUT)
+
+    def fail(self, name: str, token: Token, error: Outcome) -> None:
+        """Name.Reset; one for an activation that is over does nothing."""
+        path = self._names.get(name)
+        if path is None:
+            return  # released in the meantime, which failed it as well
+        reason = f"{BUS}Name.Error.{_REASONS.get(type(error), _OTHER_REASON)}"
+        message = _call(path, "Name", "Reset", "ts", [token, reason])
+
+        def on_reply(reply: Message | Outcome) -> None:
+            if isinstance(reply, RemoteError):
+                log.error("dbus-broker refuses the end of %s's activation: %s", name, reply.name)
+
+        self._controller.request(message, on_reply)
+
+    def stop(self) -> None:
+        """Close the controller's connection, which ends the bus."""
+        super().stop()
+        if self._link is not None:
+            self._link.on_closed = lambda: None
+            self._link.close()
+
+    @property
+    def _controller(self) -> Connection:
+        assert self._link is not None
+        return self._link
+
+    # -- what it says ----------------------------------------------------------
+
+    def _on_closed(self) -> None:
+        self.events.engine_gone(f"{self.version} closed its controller's connection")
+
+    def _on_message(self, message: Message) -> None:
+        if message.message_type is MessageType.METHOD_CALL:
+            self._on_call(message)
+        elif message.member == "Activate":
+            name = self._paths.get(message.path)
+            if name is not None:
+                self.events.activation_requested(name, message.body[0])
+        elif message.member == "SetActivationEnvironment":
+            self.events.environment_updated(message.body[0])
+
+    def _on_call(self, call: Message) -> None:
+        if call.path != CONTROLLER or call.member != "ReloadConfig":
+            # An error in return would end the bus.
+            log.warning("dbus-broker calls an unknown method: %s.%s", call.interface, call.member)
+            return
+        task = asyncio.get_running_loop().create_task(self._reload(call))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self, call: Message) -> None:
+        try:
+            await self.events.reload_requested()
+        except Outcome as e:
+            # The one error that it takes; its text is dropped, so it is logged.
+            log.error("the configuration was not reloaded: %s", e)
+            self._controller.send(
+                Message.new_error(call, f"{BUS}Controller.Error.InvalidConfig", "")
+            )
+        else:
+            self._controller.reply(call)
+
+
+def _call(path: str, interface: str, member: str, signature: str, body: list[Any]) -> Message:
+    return Message(
+        path=path, interface=BUS + interface, member=member, signature=signature, body=body
+    )

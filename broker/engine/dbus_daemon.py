@@ -1,0 +1,266 @@
+"""dbus-daemon as the engine: it takes us for systemd.
+
+With ``--systemd-activation`` it does not start services whose file names a
+``SystemdService``, but asks the owner of ``org.freedesktop.systemd1`` to. So
+it is started on a directory of files made here, one for each activatable name,
+and we own that name on a connection that serves nothing else. A failure goes
+back with an error name and text of ours, which its callers see.
+
+It aborts on an error name that is not valid and crashes on an answer of
+another signature: both are impossible below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import shutil
+import tempfile
+from typing import TYPE_CHECKING, Final
+from xml.sax.saxutils import escape
+
+from broker.bus import address
+from broker.bus.codec import Message, MessageType
+from broker.bus.connection import Connection
+from broker.engine.base import START_TIMEOUT, Engine, read_pipe
+from broker.errors import EngineFailed, Outcome, UnknownMethod, UnknownObject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from broker.core.events import Token
+    from broker.core.processes import Process
+    from broker.engine.base import EngineEvents, EngineSettings
+    from broker.process.spawn import Program
+
+log = logging.getLogger(__name__)
+
+DRIVER: Final = "org.freedesktop.DBus"
+SYSTEMD: Final = "org.freedesktop.systemd1"
+SYSTEMD_PATH: Final = "/org/freedesktop/systemd1"
+ACTIVATOR: Final = "org.freedesktop.systemd1.Activator"
+MANAGER: Final = "org.freedesktop.systemd1.Manager"
+
+DO_NOT_QUEUE: Final = 4
+PRIMARY_OWNER: Final = 1
+
+# The limits of dbus-daemon's own session.conf, where they differ from its
+# built-in ones for a system bus: one user's session is not protected from itself.
+_LIMITS: Final = {
+    "max_incoming_bytes": 1_000_000_000,
+    "max_incoming_unix_fds": 250_000_000,
+    "max_outgoing_bytes": 1_000_000_000,
+    "max_outgoing_unix_fds": 250_000_000,
+    "max_message_size": 1_000_000_000,
+    "auth_timeout": 240_000,
+    "pending_fd_timeout": 150_000,
+    "max_completed_connections": 100_000,
+    "max_incomplete_connections": 10_000,
+    "max_connections_per_user": 100_000,
+    "max_pending_service_starts": 10_000,
+    "max_names_per_connection": 50_000,
+    "max_match_rules_per_connection": 50_000,
+    "max_replies_per_connection": 50_000,
+}
+
+_CONFIG: Final = """\
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>session</type>
+  <keep_umask/>
+  <listen>{listen}</listen>
+  <auth>EXTERNAL</auth>
+  <servicedir>{services}</servicedir>
+  <policy context="default">
+    <allow send_destination="*" eavesdrop="true"/>
+    <allow eavesdrop="true"/>
+    <allow own="*"/>
+    <allow user="root"/>
+  </policy>
+{limits}
+</busconfig>
+"""
+
+# Without --systemd-activation it would run the Exec and say "exited with status 1".
+_SERVICE: Final = """\
+[D-BUS Service]
+Name={name}
+Exec=/bin/false
+SystemdService={name}
+"""
+
+
+class DBusDaemon(Engine):
+    """The reference implementation's message bus."""
+
+    program = "dbus-daemon"
+
+    def __init__(
+        self, settings: EngineSettings, events: EngineEvents, spawn: Callable[[Program], Process]
+    ) -> None:
+        super().__init__(settings, events, spawn)
+        self._directory = ""
+        self._services = ""
+        self._names: frozenset[str] = frozenset()
+        self._tokens = itertools.count(1)
+        self._link: Connection | None = None
+        self._reload_task: asyncio.Task[None] | None = None
+        self._reload_again = False
+
+    async def start(self, names: Collection[str]) -> None:
+        """Start it on a directory of generated files, and own systemd's name on it."""
+        self.version = "dbus-daemon " + await self._read_version(r"Daemon (\S+)")
+        self._directory = tempfile.mkdtemp(prefix="dbus-activator-")
+        self._services = os.path.join(self._directory, "services")
+        os.mkdir(self._services)
+        self._write_services(frozenset(names))
+        read, write = os.pipe2(os.O_CLOEXEC)
+        try:
+            self.pid = self._launch_on(self._write_config(), write)
+        finally:
+            os.close(write)
+        printed = await read_pipe(read, b"\n")
+        if not printed.strip():
+            raise self._failed("ended before it served its bus")
+        try:
+            await self._own_systemd(printed.strip())
+        except Outcome as e:
+            raise self._failed(f"does not hand activations over: {e}") from e
+
+    def _write_config(self) -> str:
+        limits = _LIMITS | {"service_start_timeout": round(self.settings.start_timeout * 1000)}
+        path = os.path.join(self._directory, "bus.conf")
+        listener = self.settings.listener
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(
+                _CONFIG.format(
+                    # systemd: is its address for a socket that it is given.
+                    listen="systemd:" if listener.sock else escape(str(listener.address)),
+                    services=escape(self._services),
+                    limits="\n".join(
+                        f'  <limit name="{name}">{value}</limit>' for name, value in limits.items()
+                    ),
+                )
+            )
+        return path
+
+    def _launch_on(self, config: str, print_fd: int) -> int:
+        argv = [
+            self.settings.program,
+            f"--config-file={config}",
+            "--systemd-activation",
+            "--nofork",
+            "--nosyslog",
+            "--nopidfile",
+            "--print-address=4",
+        ]
+        sock = self.settings.listener.sock
+        if sock is None:
+            return self._launch(argv, {4: print_fd})
+        # LISTEN_PID must be its PID, which only a process that becomes it can know.
+        argv = ["/bin/sh", "-c", 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"', "sh", *argv]
+        return self._launch(argv, {3: sock.fileno(), 4: print_fd})
+
+    async def _own_systemd(self, where: str) -> None:
+        link = await Connection.to_bus(address.connect(where), timeout=START_TIMEOUT)
+        self._link = link
+        # The handler first: what was queued for the name comes before the answer.
+        link.on_message = self._on_message
+        link.on_closed = self._on_closed
+        rule = f"type='signal',sender='{DRIVER}',member='ActivatableServicesChanged'"
+        await link.call_bus("AddMatch", "s", [rule])
+        (answer,) = await link.call_bus("RequestName", "su", [SYSTEMD, DO_NOT_QUEUE])
+        if answer != PRIMARY_OWNER:
+            raise EngineFailed(f"somebody else owns {SYSTEMD} on a bus that nobody knows yet")
+
+    async def set_names(self, names: Collection[str]) -> None:
+        """Write and remove files, then ReloadConfig, which returns when they are known."""
+        wanted = frozenset(names)
+        if wanted != self._names:
+            assert self._link is not None
+            self._write_services(wanted)
+            await self._link.call_bus("ReloadConfig")
+
+    def _write_services(self, wanted: frozenset[str]) -> None:
+        for name in self._names - wanted:
+            os.unlink(self._file(name))
+        for name in wanted - self._names:
+            # The directory is watched: a file must be whole when its name appears.
+            whole = self._file(name) + ".new"
+            with open(whole, "w", encoding="ascii") as file:
+                file.write(_SERVICE.format(name=name))
+            os.rename(whole, self._file(name))
+        self._names = wanted
+
+    def _file(self, name: str) -> str:
+        return os.path.join(self._services, f"{name}.service")
+
+    def fail(self, name: str, token: Token, error: Outcome) -> None:
+        """ActivationFailure, with the error that the callers get."""
+        del token  # it has no serials: a name is either wanted or not
+        assert self._link is not None
+        self._link.send(
+            Message(
+                message_type=MessageType.SIGNAL,
+                destination=DRIVER,
+                path=SYSTEMD_PATH,
+                interface=ACTIVATOR,
+                member="ActivationFailure",
+                signature="sss",
+                body=[name, error.dbus_name, str(error)],
+            )
+        )
+
+    def stop(self) -> None:
+        """Let go of the bus and remove its files."""
+        super().stop()
+        if self._link is not None:
+            self._link.on_closed = lambda: None
+            self._link.close()
+        if self._directory:
+            shutil.rmtree(self._directory)
+
+    # -- what it says ----------------------------------------------------------
+
+    def _on_closed(self) -> None:
+        self.events.engine_gone(f"{self.version} closed our connection")
+
+    def _on_message(self, message: Message) -> None:
+        from_driver = message.sender == DRIVER
+        if message.message_type is MessageType.METHOD_CALL:
+            if from_driver and (message.interface, message.member) == (MANAGER, "SetEnvironment"):
+                # "K=V" each, made of a client's a{ss}: a key with "=" in it cannot be told.
+                pairs = (entry.partition("=") for entry in message.body[0])
+                self.events.environment_updated({key: value for key, _, value in pairs})
+            else:
+                self._refuse(message)
+        elif from_driver and (message.interface, message.member) == (
+            ACTIVATOR,
+            "ActivationRequest",
+        ):
+            if message.body[0] in self._names:
+                self.events.activation_requested(message.body[0], next(self._tokens))
+        elif from_driver and message.member == "ActivatableServicesChanged":
+            self._reload_again = True
+            if self._reload_task is None or self._reload_task.done():
+                self._reload_task = asyncio.get_running_loop().create_task(self._reload())
+
+    def _refuse(self, call: Message) -> None:
+        """Whoever looks for systemd here is told at once that it is none."""
+        error: Outcome = UnknownObject("systemd is not running on this bus")
+        if call.path == SYSTEMD_PATH:
+            error = UnknownMethod(f"{SYSTEMD} is only here to be handed activations")
+        assert self._link is not None
+        self._link.reply_error(call, error)
+
+    async def _reload(self) -> None:
+        """A client may have called ReloadConfig, or it was our own set_names: look."""
+        while self._reload_again:
+            self._reload_again = False
+            try:
+                await self.events.reload_requested()
+            except Outcome as e:
+                log.warning("the configuration was not reloaded: %s", e)

@@ -1,0 +1,203 @@
+"""Where the bus listens: an address of the user's, or a socket that we were given."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import socket
+import stat
+import tempfile
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from broker.bus import address as addresses
+from broker.bus.address import Address
+from broker.errors import BadConfiguration, InvalidArgs, PermissionRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# struct sockaddr_un: sun_path has 108 bytes, one of them for the NUL.
+_MAX_PATH: Final = 107
+_BACKLOG: Final = 4096
+
+
+@dataclass(slots=True)
+class Listener:
+    """An address to listen on, or a socket that does already.
+
+    Attributes:
+        address: of one Unix socket, without guid.
+        sock: given by whoever started us; None if the engine makes its own.
+    """
+
+    address: Address
+    sock: socket.socket | None = None
+    _private: str = field(default="", repr=False)
+
+    def bind(self) -> socket.socket:
+        """A listening socket; not blocking, as dbus-broker needs it.
+
+        Raises:
+            PermissionRefused, BadConfiguration: the address cannot be had.
+        """
+        if self.sock is not None:
+            self.sock.setblocking(False)
+            return self.sock
+        name = self.address.socket_name()
+        assert name is not None
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.bind(name)
+            sock.listen(_BACKLOG)
+        except OSError as e:
+            sock.close()
+            raise _refusal(self.address, e) from e
+        sock.setblocking(False)
+        return sock
+
+    def close(self) -> None:
+        """Remove the socket's file, and the directory if it was made for it."""
+        name = self.address.socket_name()
+        if self.sock is None and name and not name.startswith("\0"):
+            _unlink(name)
+        if self._private:
+            try:
+                os.rmdir(self._private)
+            except FileNotFoundError:
+                pass
+
+
+def from_descriptor(fd: int) -> Listener:
+    """The socket that LISTEN_FDS passed.
+
+    Raises:
+        BadConfiguration: it is no listening Unix stream socket.
+    """
+    sock = socket.socket(fileno=fd)
+    name = sock.getsockname() if sock.family == socket.AF_UNIX else ""
+    if (
+        sock.family != socket.AF_UNIX
+        or sock.type != socket.SOCK_STREAM
+        or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        or not name
+    ):
+        raise BadConfiguration(f"descriptor {fd} of LISTEN_FDS is no listening Unix stream socket")
+    if isinstance(name, bytes):
+        return Listener(Address("unix", {"abstract": os.fsdecode(name[1:])}), sock)
+    return Listener(Address("unix", {"path": name}), sock)
+
+
+def from_option(text: str) -> Listener:
+    """What ``--address`` says: unix:path=, unix:abstract=, unix:dir=, tmpdir= or runtime=yes.
+
+    Raises:
+        BadConfiguration: it says something else, or the address is in use.
+        PermissionRefused: it may not be used.
+    """
+    try:
+        entries = addresses.parse(text)
+    except InvalidArgs as e:
+        raise BadConfiguration(f"--address: {e}") from e
+    if len(entries) > 1:
+        raise BadConfiguration(f"--address: one address is enough: {text!r}")
+    return _prepared(entries[0])
+
+
+def default(environ: Mapping[str, str]) -> Listener:
+    """The user bus's place in XDG_RUNTIME_DIR, else a private directory.
+
+    Raises: as ``from_option``.
+    """
+    if directory := environ.get("XDG_RUNTIME_DIR"):
+        return _prepared(Address("unix", {"path": os.path.join(directory, "bus")}))
+    return private(environ)
+
+
+def private(environ: Mapping[str, str]) -> Listener:
+    """A socket in a directory of its own that only we can enter.
+
+    In XDG_RUNTIME_DIR where there is one, else in /tmp: TMPDIR may be deep, and
+    a socket's path has 107 bytes.
+    """
+    for parent in (environ.get("XDG_RUNTIME_DIR", ""), "/tmp"):  # noqa: S108 - mkdtemp makes it private
+        if parent and len(parent) < 70 and os.access(parent, os.W_OK | os.X_OK):
+            directory = tempfile.mkdtemp(prefix="dbus-activator-", dir=parent)
+            path = os.path.join(directory, "bus")
+            return Listener(Address("unix", {"path": path}), None, directory)
+    raise PermissionRefused(
+        "no directory for the bus: neither XDG_RUNTIME_DIR nor /tmp is writable"
+    )
+
+
+def _prepared(entry: Address) -> Listener:
+    options = dict(entry.options)
+    options.pop("guid", None)  # the engine makes its own
+    if entry.transport != "unix" or len(options) != 1:
+        raise BadConfiguration(f"--address: cannot listen on {entry}: use unix:path=PATH")
+    ((key, value),) = options.items()
+    if key in ("dir", "tmpdir"):
+        options = {"path": os.path.join(value, f"dbus-{secrets.token_hex(5)}")}
+    elif key == "runtime" and value == "yes":
+        runtime = os.environ.get("XDG_RUNTIME_DIR")
+        if not runtime:
+            raise BadConfiguration("--address: unix:runtime=yes needs XDG_RUNTIME_DIR")
+        options = {"path": os.path.join(runtime, "bus")}
+    elif key not in ("path", "abstract"):
+        raise BadConfiguration(f"--address: cannot listen on {entry}: use unix:path=PATH")
+    listener = Listener(Address("unix", options))
+    _check_free(listener.address)
+    return listener
+
+
+def _check_free(address: Address) -> None:
+    """Refuse an address that somebody serves; remove a socket that nobody does.
+
+    dbus-daemon would take the path from a living bus without a word.
+    """
+    name = address.socket_name()
+    assert name is not None
+    if len(os.fsencode(name)) > _MAX_PATH:
+        raise BadConfiguration(f"--address: longer than {_MAX_PATH} bytes: {address}")
+    probe = socket.socket(socket.AF_UNIX)
+    try:
+        probe.connect(name)
+    except ConnectionRefusedError:
+        if not name.startswith("\0"):
+            if not stat.S_ISSOCK(os.stat(name).st_mode):
+                raise BadConfiguration(f"--address: {address}: the file is no socket") from None
+            _unlink(name)
+    except FileNotFoundError:
+        _check_directory(address, name)
+    except OSError as e:
+        raise _refusal(address, e) from e
+    except ValueError as e:
+        raise BadConfiguration(f"--address: {address}: {e}") from e
+    else:
+        raise _refusal(address, OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)))
+    finally:
+        probe.close()
+
+
+def _check_directory(address: Address, name: str) -> None:
+    directory = os.path.dirname(name) or "."
+    try:
+        os.stat(directory)
+    except OSError as e:
+        raise _refusal(address, e) from e
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise _refusal(address, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+def _refusal(address: Address, e: OSError) -> BadConfiguration | PermissionRefused:
+    text = f"cannot listen on {address}: {e.strerror}"
+    kind = PermissionRefused if isinstance(e, PermissionError) else BadConfiguration
+    return kind(text)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

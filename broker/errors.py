@@ -1,0 +1,203 @@
+"""Every exception of the broker: when it is raised, and its D-Bus error name.
+
+There are two kinds, and the type says which:
+
+- An ``Outcome`` is expected: an activation fails, a name is unknown, an
+  argument is wrong. Its caller must match it; on the bus it becomes the error
+  reply that the class names. It never ends the program.
+- A ``Fault`` is not: no engine is installed, the engine died, the kernel
+  refuses what the broker cannot do without. It passes through everything and
+  ends the program with its ``exit_status`` (LSB's codes for daemons) and its
+  text on stderr.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+FDO = "org.freedesktop.DBus.Error."
+OWN = "org.activation.Broker1.Error."
+
+
+class Outcome(Exception):  # noqa: N818 - it is the word for an expected result, not an error
+    """An expected outcome; ``dbus_name`` is its D-Bus error name, ``str()`` its text."""
+
+    dbus_name: ClassVar[str] = FDO + "Failed"
+
+
+class ServiceUnknown(Outcome):
+    """No descriptor provides the name."""
+
+    dbus_name = FDO + "ServiceUnknown"
+
+
+class SpawnFailed(Outcome):
+    """The service could not be started, or was stopped before it took its name."""
+
+    dbus_name = FDO + "Spawn.Failed"
+
+
+class SpawnExecFailed(Outcome):
+    """The kernel refused to execute the service's program."""
+
+    dbus_name = FDO + "Spawn.ExecFailed"
+
+
+class SpawnFileInvalid(Outcome):
+    """The descriptor cannot be used to start anything."""
+
+    dbus_name = FDO + "Spawn.FileInvalid"
+
+
+class SpawnChildExited(Outcome):
+    """The service exited before it took its name; the text has the status."""
+
+    dbus_name = FDO + "Spawn.ChildExited"
+
+
+class SpawnChildSignaled(Outcome):
+    """A signal ended the service before it took its name; the text has the signal."""
+
+    dbus_name = FDO + "Spawn.ChildSignaled"
+
+
+class TimedOut(Outcome):
+    """The service did not take its name in time."""
+
+    dbus_name = FDO + "TimedOut"
+
+
+class LimitsExceeded(Outcome):
+    """A limit of the system or of the broker was reached."""
+
+    dbus_name = FDO + "LimitsExceeded"
+
+
+class InvalidArgs(Outcome):
+    """An argument of a call is not valid; the text names it."""
+
+    dbus_name = FDO + "InvalidArgs"
+
+
+class AccessDenied(Outcome):
+    """The caller is neither the broker's own user nor root."""
+
+    dbus_name = FDO + "AccessDenied"
+
+
+class UnknownObject(Outcome):
+    """There is no object at the path."""
+
+    dbus_name = FDO + "UnknownObject"
+
+
+class UnknownInterface(Outcome):
+    """The object has no such interface."""
+
+    dbus_name = FDO + "UnknownInterface"
+
+
+class UnknownMethod(Outcome):
+    """The interface has no such method."""
+
+    dbus_name = FDO + "UnknownMethod"
+
+
+class UnknownProperty(Outcome):
+    """The interface has no such property."""
+
+    dbus_name = FDO + "UnknownProperty"
+
+
+class PropertyReadOnly(Outcome):
+    """The property cannot be set."""
+
+    dbus_name = FDO + "PropertyReadOnly"
+
+
+class NoSuchProcess(Outcome):
+    """No process with this PID is, or was lately, the broker's."""
+
+    dbus_name = OWN + "NoSuchProcess"
+
+
+class NotRunning(Outcome):
+    """The service has no process of the broker's to stop or to signal."""
+
+    dbus_name = OWN + "NotRunning"
+
+
+class StartLimitHit(Outcome):
+    """The service failed too often in a short time and is not started for a while."""
+
+    dbus_name = OWN + "StartLimitHit"
+
+
+class ShuttingDown(Outcome):
+    """The broker is ending and starts nothing any more."""
+
+    dbus_name = OWN + "ShuttingDown"
+
+
+class Disconnected(Outcome):
+    """The peer closed the connection, or it was closed here, before an answer came."""
+
+    dbus_name = FDO + "Disconnected"
+
+
+class NoReply(Outcome):
+    """No answer came in the time that the caller gave."""
+
+    dbus_name = FDO + "NoReply"
+
+
+class RemoteError(Outcome):
+    """A peer answered a call with an error; ``name`` is the D-Bus name that it gave."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
+class DescriptorError(Outcome):
+    """A service file is broken: ``path``, ``line`` (from 1; 0 for the whole file), ``reason``."""
+
+    dbus_name = FDO + "Spawn.FileInvalid"
+
+    def __init__(self, path: str, line: int, reason: str) -> None:
+        super().__init__(f"{path}:{line}: {reason}" if line else f"{path}: {reason}")
+        self.path = path
+        self.line = line
+        self.reason = reason
+
+
+class Fault(Exception):  # noqa: N818 - see Outcome
+    """What the broker cannot go on after; ``exit_status`` is the program's."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class BadConfiguration(Fault):
+    """An option or a file that the user gave cannot be used (LSB 6)."""
+
+    exit_status = 6
+
+
+class PermissionRefused(Fault):
+    """The system does not let this user do what was asked (LSB 4)."""
+
+    exit_status = 4
+
+
+class EngineMissing(Fault):
+    """No usable message bus is installed (LSB 5)."""
+
+    exit_status = 5
+
+
+class EngineFailed(Fault):
+    """The message bus did not start, or ended while it was needed."""
+
+
+class KernelRefused(Fault):
+    """The kernel lacks, or refuses, what supervision is built on."""

@@ -1,0 +1,1 @@
+"""Processes: how they are started, marked, found, ended and reaped."""

@@ -1,0 +1,76 @@
+"""The system calls that Python's library does not have."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from typing import TYPE_CHECKING, Final
+
+from broker.errors import KernelRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+# <linux/prctl.h>
+PR_SET_PDEATHSIG: Final = 1
+PR_SET_CHILD_SUBREAPER: Final = 36
+PR_GET_CHILD_SUBREAPER: Final = 37
+# sizeof(sigset_t) in glibc and musl; the kernel reads the first 8 bytes.
+_SIGSET_BYTES: Final = 128
+# sizeof(struct signalfd_siginfo): "The read(2) returns … one or more structures".
+SIGINFO_BYTES: Final = 128
+
+
+def _prctl(option: int, argument: object) -> None:
+    zero = ctypes.c_ulong(0)
+    if _libc.prctl(ctypes.c_int(option), argument, zero, zero, zero) != 0:
+        error = ctypes.get_errno()
+        raise KernelRefused(f"prctl({option}): {os.strerror(error)}")
+
+
+def become_subreaper() -> None:
+    """Adopt the orphans among our descendants (Linux 3.4 and newer).
+
+    Raises:
+        KernelRefused: without this there is nothing to supervise.
+    """
+    _prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
+
+
+def is_subreaper() -> bool:
+    """Whether the kernel says that we are subreaper."""
+    answer = ctypes.c_int(-1)
+    _prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(answer))
+    return answer.value == 1
+
+
+def open_signalfd(signals: Iterable[int]) -> int:
+    """A descriptor to read blocked signals from; not blocking, closed on exec.
+
+    Raises:
+        KernelRefused: there is no signalfd.
+    """
+    mask = (ctypes.c_ubyte * _SIGSET_BYTES)()
+    for number in signals:
+        mask[(number - 1) // 8] |= 1 << (number - 1) % 8
+    fd: int = _libc.signalfd(-1, ctypes.byref(mask), os.O_NONBLOCK | os.O_CLOEXEC)
+    if fd < 0:
+        raise KernelRefused(f"signalfd: {os.strerror(ctypes.get_errno())}")
+    return fd
+
+
+def read_signalfd(fd: int) -> list[tuple[signal.Signals, int]]:
+    """Signals that wait, as (number, ``si_code``), oldest first."""
+    found: list[tuple[signal.Signals, int]] = []
+    while True:
+        try:
+            data = os.read(fd, SIGINFO_BYTES * 16)
+        except BlockingIOError:
+            return found
+        for start in range(0, len(data), SIGINFO_BYTES):
+            number = int.from_bytes(data[start : start + 4], "little")
+            code = int.from_bytes(data[start + 8 : start + 12], "little", signed=True)
+            found.append((signal.Signals(number), code))

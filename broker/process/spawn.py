@@ -1,0 +1,163 @@
+"""Starting a program as our child, by posix_spawn.
+
+posix_spawn is a vfork underneath: its cost does not grow with our memory, and
+it reports a refused exec as an error of the call. Rejected: subprocess (a
+second owner of wait), fork (copies page tables, and the child would run
+Python), a trampoline program (a second exec for every activation).
+
+What Python's posix_spawn cannot set in the child is set on us around the call
+and inherited: the limits and the cgroup. We are one thread, so nothing else
+can see the state in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import resource
+import signal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from broker.core.exits import Result
+from broker.errors import LimitsExceeded, Outcome, SpawnExecFailed, SpawnFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+# Every signal whose disposition a program can have inherited. SIGKILL and
+# SIGSTOP have none; the C library keeps two real-time signals for itself.
+_ALL_SIGNALS: Final = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+# Python ignores these from its start on, whatever it was started with.
+_PYTHONS: Final = {signal.SIGPIPE, signal.SIGXFSZ}
+# What the system, not the program, is short of.
+_SHORTAGES: Final = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to start.
+
+    Attributes:
+        argv: at least the program's path.
+        name: for messages.
+        environ: all of its environment.
+        search: look for the program in PATH, as a shell does; descriptors do not.
+        null_stdin, null_output: /dev/null in place of our standard input, or of
+            our standard output and error.
+        fds: further descriptors, as child's number to ours.
+        session: give it a session of its own; without, it keeps our terminal.
+        mask: signals to be blocked in it.
+        reset_signals: default dispositions for all; otherwise only for those
+            that Python itself changed.
+    """
+
+    argv: Sequence[str]
+    name: str
+    environ: Mapping[str, str]
+    search: bool = False
+    null_stdin: bool = True
+    null_output: bool = False
+    fds: Mapping[int, int] = field(default_factory=dict)
+    session: bool = True
+    mask: frozenset[int] = frozenset()
+    reset_signals: bool = True
+
+
+class SpawnRefusedError(Exception):
+    """There is no process: the outcome for those who wait, and the Result that it means."""
+
+    def __init__(self, error: Outcome, result: Result) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.result = result
+
+
+def spawn(program: Program) -> int:
+    """Start a program and return its PID.
+
+    Raises:
+        SpawnRefusedError: the program cannot be executed, or the system has no
+            room for it.
+    """
+    function = os.posix_spawnp if program.search else os.posix_spawn
+    try:
+        with contextlib.ExitStack() as copies:
+            return function(
+                program.argv[0],
+                list(program.argv),
+                program.environ,
+                file_actions=_file_actions(program, copies),
+                setsid=program.session,
+                setsigmask=program.mask,
+                setsigdef=_ALL_SIGNALS if program.reset_signals else _PYTHONS,
+            )
+    except OSError as e:
+        raise _refusal(program, e) from e
+    except ValueError as e:
+        # A NUL in an argument or a variable, or "=" in a variable's name.
+        raise SpawnRefusedError(
+            SpawnFailed(f"Failed to execute program {program.name}: {e}"), Result.RESOURCES
+        ) from e
+
+
+def _file_actions(program: Program, copies: contextlib.ExitStack) -> list[Any]:
+    actions: list[Any] = []
+    if program.null_stdin:
+        actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+    if program.null_output:
+        actions.append((os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0))
+        actions.append((os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0))
+    for theirs, ours in program.fds.items():
+        # Copied out of the way first: one of ours may have the number that another
+        # gets there, and dup2 of a number to itself would leave it close-on-exec.
+        copy = fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, 64)
+        copies.callback(os.close, copy)
+        actions.append((os.POSIX_SPAWN_DUP2, copy, theirs))
+    return actions
+
+
+def _refusal(program: Program, reason: OSError) -> SpawnRefusedError:
+    if reason.errno in _SHORTAGES:
+        text = f"Failed to fork a new process {program.name}: {reason.strerror}"
+        return SpawnRefusedError(LimitsExceeded(text), Result.RESOURCES)
+    # The reference implementation's words, and the path, which it leaves out.
+    text = f"Failed to execute program {program.name}: {program.argv[0]}: {reason.strerror}"
+    return SpawnRefusedError(SpawnExecFailed(text), Result.EXEC_FAILED)
+
+
+@contextlib.contextmanager
+def raised_file_limit() -> Iterator[None]:
+    """Let what is spawned within have as many descriptors as it may.
+
+    dbus-broker up to 37 dies when its soft limit is reached; services keep the
+    limit that we were started with, since select() cannot see beyond 1024.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def close_on_exec() -> list[int]:
+    """Keep the descriptors that we were started with from services.
+
+    Returns:
+        those that were inheritable, standard input and outputs excepted.
+    """
+    inherited = []
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        try:
+            if fd > 2 and os.get_inheritable(fd):
+                os.set_inheritable(fd, False)
+                inherited.append(fd)
+        except OSError as e:
+            # The descriptor that listed the directory.
+            if e.errno != errno.EBADF:
+                raise
+    return inherited

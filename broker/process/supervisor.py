@@ -1,0 +1,321 @@
+"""The parent of them all: starts processes under marks, adopts, reaps, signals.
+
+What counts as "all processes of a service": its children of ours that are on
+record, and what descends from those. Orphans become our children, so the tree
+below us holds everything that was ever started here; there is nothing else to
+search.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from broker.core.attribution import Attribution, Evidence, Marks, Origin
+from broker.core.processes import Process, Processes, Usage
+from broker.process import clock, procfs, reaper, tag
+from broker.process.cgroup import Cgroups
+from broker.process.spawn import Program, SpawnRefusedError, spawn
+from broker.process.tag import Tagger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from broker.process.reaper import Death
+
+log = logging.getLogger(__name__)
+
+NO_ACTIVATION: Final = 0
+
+
+class ProcessEvents(Protocol):
+    """What the supervisor tells the daemon; called from within the event loop."""
+
+    def process_started(self, process: Process) -> None:
+        """A child was spawned, or an orphan was found among our children."""
+
+    def process_exited(self, process: Process, forgotten: Process | None) -> None:
+        """A child was reaped; the record of ``forgotten`` makes room for it."""
+
+    def activation_emptied(self, activation: int, service: str) -> None:
+        """No process of the activation is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Activation:
+    service: str
+    cgroup: str | None
+
+
+class Supervisor:
+    """Owner of every child of this process.
+
+    Attributes:
+        processes: the records.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, events: ProcessEvents) -> None:
+        self.processes = Processes()
+        self._loop = loop
+        self._events = events
+        self._tagger = Tagger()
+        self._cgroups = Cgroups()
+        self._marks = Marks(self._tagger.stride)
+        self._activations: dict[int, _Activation] = {}
+        self._count = NO_ACTIVATION
+        self._cgroup_used = False
+        self._draining = False
+        self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+
+    # -- starting --------------------------------------------------------------
+
+    def spawn(self, program: Program, service: str = "") -> Process:
+        """Start a program as a new activation of a service, or of none.
+
+        Raises:
+            SpawnRefusedError: there is no process.
+        """
+        self._leave_cgroup()
+        self._count += 1
+        activation = self._count
+        cgroup = self._cgroups.current
+        self._marks.add(activation, tag=self._tagger.advance(), cgroup=cgroup)
+        try:
+            pid = spawn(program)
+        except SpawnRefusedError:
+            self._marks.forget(activation)
+            raise
+        self._activations[activation] = _Activation(service, cgroup)
+        if program.session:
+            self._marks.add_leader(activation, pid)
+        self._cgroup_used = True
+        self._loop.call_soon(self._leave_cgroup)
+        return self._record(
+            pid, activation, Origin.SPAWNED, Attribution.SPAWNED, tuple(program.argv)
+        )
+
+    def _leave_cgroup(self) -> None:
+        """Give the cgroup that we wait in to the child that was born in it."""
+        if self._cgroup_used:
+            self._cgroup_used = False
+            self._cgroups.advance()
+
+    def _record(
+        self,
+        pid: int,
+        activation: int,
+        origin: Origin,
+        attribution: Attribution,
+        command: tuple[str, ...],
+    ) -> Process:
+        about = procfs.stat(pid) if origin is Origin.ADOPTED else None
+        known = self._activations.get(activation)
+        process = self.processes.add(
+            pid,
+            ppid=about.ppid if about else os.getpid(),
+            service=known.service if known else "",
+            activation=activation,
+            origin=origin,
+            attribution=attribution,
+            started=clock.of_ticks(about.start_ticks) if about else clock.now(),
+            command=command,
+        )
+        self._events.process_started(process)
+        return process
+
+    # -- whose it is -----------------------------------------------------------
+
+    def attribute(self, pid: int) -> tuple[int, Attribution]:
+        """The activation that any process belongs to, alive or a zombie."""
+        about = procfs.stat(pid)
+        if about is None:
+            return NO_ACTIVATION, Attribution.NONE
+        evidence = Evidence(
+            tag=tag.read(pid),
+            cgroup=procfs.cgroup(pid) if self._cgroups.current else "",
+            session=about.session,
+            group=about.group,
+        )
+        activation, how = self._marks.attribute(evidence)
+        return activation or NO_ACTIVATION, how
+
+    def service_of(self, pid: int) -> str | None:
+        """The service that a process belongs to, child of ours or not.
+
+        Returns:
+            empty for a process of the broker's that belongs to no service; None
+            for one that is not the broker's.
+        """
+        process = self.processes.get(pid)
+        if process is not None:
+            return process.service
+        activation, _ = self.attribute(pid)
+        if activation in self._activations:
+            return self._activations[activation].service
+        for ancestor in _ancestors(pid):
+            process = self.processes.get(ancestor)
+            if process is not None:
+                return process.service
+        return None
+
+    def adopt(self) -> None:
+        """Find the orphans that have become our children: the kernel does not tell."""
+        for pid in procfs.children():
+            if pid not in self.processes:
+                self._adopt(pid)
+
+    def _adopt(self, pid: int) -> None:
+        if pid not in self.processes:
+            activation, how = self.attribute(pid)
+            self._record(pid, activation, Origin.ADOPTED, how, procfs.command(pid))
+
+    # -- reaping ---------------------------------------------------------------
+
+    def reap(self) -> None:
+        """Reap what is dead; comes back by itself while there is more."""
+        self._draining = False
+        touched: dict[int, str] = {}
+
+        def on_death(death: Death) -> None:
+            process = self.processes.get(death.pid)
+            assert process is not None
+            touched[process.activation] = process.service
+            usage = _honest(death.usage, process)
+            self._events.process_exited(
+                *self.processes.end(death.pid, death.exit, usage, clock.now())
+            )
+
+        done = reaper.reap(self._adopt, on_death)
+        if not done and not self._draining:
+            self._draining = True
+            self._loop.call_soon(self.reap)
+        if any(not self.processes.of_activation(each) for each in touched):
+            # The dead may have left orphans, which are our children since before
+            # their parent became a zombie.
+            self.adopt()
+        for activation, service in touched.items():
+            if activation != NO_ACTIVATION and not self.processes.of_activation(activation):
+                self._forget(activation)
+                self._events.activation_emptied(activation, service)
+        for predicate, waiter in self._waiters:
+            if not waiter.done() and predicate():
+                waiter.set_result(None)
+
+    def _forget(self, activation: int) -> None:
+        known = self._activations.pop(activation)
+        self._marks.forget(activation)
+        if known.cgroup is not None:
+            self._leave_cgroup()
+            self._cgroups.remove(known.cgroup)
+
+    async def until(self, predicate: Callable[[], bool], timeout: float | None) -> bool:  # noqa: ASYNC109
+        """Wait until something is so, looked at whenever children were reaped.
+
+        Returns:
+            False if it was not within ``timeout`` seconds.
+        """
+        self.adopt()
+        if predicate():
+            return True
+        waiter = (predicate, self._loop.create_future())
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(timeout):
+                await waiter[1]
+        except TimeoutError:
+            return False
+        finally:
+            self._waiters.remove(waiter)
+        return True
+
+    # -- all processes of a service --------------------------------------------
+
+    def tree(self, service: str | None) -> list[int]:
+        """Every live process of a service, of none (empty), or of all of them (None).
+
+        Parents stand before their children.
+        """
+        self.adopt()
+        found = [
+            process.pid
+            for process in self.processes.live()
+            if service is None or process.service == service
+        ]
+        for pid in found:
+            found += procfs.children_of(pid)
+        return found
+
+    def signal(self, service: str | None, number: int) -> int:
+        """Send a signal to every process of a service, or of all of them (None).
+
+        Returns:
+            how many got it.
+        """
+        if number == signal.SIGKILL and service is not None:
+            for known in self._activations.values():
+                if known.service == service and known.cgroup is not None:
+                    self._cgroups.kill(known.cgroup)
+        return self._signal_each(self.tree(service), number)
+
+    def signal_process(self, pid: int, number: int) -> bool:
+        """Send a signal to one process of ours; False if it has gone."""
+        return self._signal_each([pid], number) == 1
+
+    def _signal_each(self, pids: Iterable[int], number: int) -> int:
+        sent = 0
+        for pid in pids:
+            try:
+                self._signal_safely(pid, number)
+                if number == signal.SIGTERM:
+                    # A stopped process takes it only when it goes on.
+                    self._signal_safely(pid, signal.SIGCONT)
+            except ProcessLookupError:
+                continue
+            except PermissionError:
+                log.warning("process %d is another user's and cannot be ended", pid)
+                continue
+            sent += 1
+        return sent
+
+    def _signal_safely(self, pid: int, number: int) -> None:
+        if pid in self.processes:
+            # Our own child: its PID is its own until we reap it.
+            os.kill(pid, number)
+            return
+        fd = os.pidfd_open(pid)
+        try:
+            # The PID may have been given to somebody else since it was listed; the
+            # descriptor holds whoever has it now, so now is the time to look.
+            if any(ancestor in self.processes for ancestor in _ancestors(pid)):
+                signal.pidfd_send_signal(fd, number)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Leave the cgroups."""
+        self._cgroups.close()
+
+
+def _ancestors(pid: int) -> Iterator[int]:
+    about = procfs.stat(pid)
+    while about is not None and about.ppid > 1:
+        yield about.ppid
+        about = procfs.stat(about.ppid)
+
+
+def _honest(usage: Usage, process: Process) -> Usage:
+    """Without a peak memory that is our own.
+
+    posix_spawn's child runs on our memory until it executes, and the kernel
+    keeps the peak over exec: a small service would show the broker's size.
+    """
+    if process.origin is Origin.SPAWNED:
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if usage.max_rss <= own:
+            return Usage(usage.user, usage.system, 0)
+    return usage

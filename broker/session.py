@@ -1,0 +1,170 @@
+"""A command inside a bus of its own: what dbus-run-session does, and the end of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from broker.core.service import State
+from broker.daemon import Config, Daemon
+from broker.errors import EngineFailed
+from broker.process import clock, kernel, procfs, signals
+from broker.process.spawn import Program, close_on_exec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from broker.core.exits import Exit
+    from broker.core.processes import Process
+
+# What people and supervisors send to a command to make it do something. SIGTSTP
+# and SIGCONT are left alone: the terminal's job control is for both of us.
+FORWARDED: Final = {
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+}
+# Variables of the bus that we were started on; dbus-run-session drops the same.
+_DROPPED: Final = {
+    "DBUS_SESSION_BUS_PID",
+    "DBUS_SESSION_BUS_WINDOWID",
+    "DBUS_STARTER_ADDRESS",
+    "DBUS_STARTER_BUS_TYPE",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """A process that outlived the command; ``age`` in seconds."""
+
+    service: str
+    pid: int
+    adopted: bool
+    command: tuple[str, ...]
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a session ended: the command's exit, and what outlived it."""
+
+    exit: Exit
+    leaks: Sequence[Leak]
+
+
+def run(config: Config, argv: Sequence[str]) -> Ended:
+    """Run a command in a session; when this returns, nothing of it is left.
+
+    Raises:
+        Fault: the bus did not start, or ended before the command did.
+        SpawnRefusedError: the command cannot be started.
+    """
+    inherited = signals.take_over(FORWARDED)
+    return asyncio.run(_Session(config, argv, inherited.mask, close_on_exec()).run())
+
+
+class _Session:
+    def __init__(
+        self, config: Config, argv: Sequence[str], mask: frozenset[int], fds: list[int]
+    ) -> None:
+        self._config = config
+        self._argv = argv
+        self._mask = mask
+        self._fds = fds
+
+    async def run(self) -> Ended:
+        self._daemon = Daemon(self._config)
+        try:
+            await self._daemon.start()
+            return await self._run_command()
+        finally:
+            await self._daemon.stop()
+
+    async def _run_command(self) -> Ended:
+        daemon = self._daemon
+        loop = asyncio.get_running_loop()
+        process = self._spawn()
+        fd = kernel.open_signalfd(FORWARDED)
+
+        def on_signal() -> None:
+            for number, code in kernel.read_signalfd(fd):
+                # SI_USER and its kind are 0 and below: somebody sent it to us alone.
+                # What the terminal sends goes to its whole foreground group, and
+                # the command has had it.
+                if code <= 0:
+                    daemon.supervisor.signal_process(process.pid, number)
+
+        loop.add_reader(fd, on_signal)
+        command = loop.create_task(daemon.supervisor.until(lambda: not process.running, None))
+        bus = loop.create_task(daemon.wait())
+        try:
+            await asyncio.wait({command, bus}, return_when=asyncio.FIRST_COMPLETED)
+            if process.running:
+                command.cancel()
+                await bus
+                raise EngineFailed("the session was ended by a call of Exit")
+            bus.cancel()
+            return Ended(process.exit, self._leaks())
+        finally:
+            loop.remove_reader(fd)
+            os.close(fd)
+
+    def _spawn(self) -> Process:
+        environ = {k: v for k, v in self._config.environ.items() if k not in _DROPPED}
+        environ["DBUS_SESSION_BUS_ADDRESS"] = self._daemon.bus_address
+        program = Program(
+            argv=self._argv,
+            name=self._argv[0],
+            environ=environ,
+            search=True,
+            null_stdin=False,
+            session=False,
+            mask=self._mask,
+            reset_signals=False,
+        )
+        # What we were given beyond the standard streams was meant for the command.
+        for fd in self._fds:
+            os.set_inheritable(fd, True)
+        try:
+            return self._daemon.spawn(program)
+        finally:
+            for fd in self._fds:
+                os.set_inheritable(fd, False)
+
+    def _leaks(self) -> list[Leak]:
+        """What is alive and has no business to be.
+
+        A service that owns its name may stay until the session ends, with what it
+        has under it. Everything else outlived the command or its service.
+        """
+        daemon = self._daemon
+        supervisor = daemon.supervisor
+        welcome = {daemon.engine_pid}
+        for unit in daemon.units.values():
+            if unit.service.state is State.RUNNING:
+                welcome.add(unit.service.main_pid)
+        found = []
+        for pid in supervisor.tree(None):
+            about = procfs.stat(pid)
+            if about is None or about.state in "ZX":
+                continue
+            if pid in welcome or about.ppid in welcome:
+                welcome.add(pid)
+                continue
+            age = clock.now().monotonic - clock.of_ticks(about.start_ticks).monotonic
+            found.append(
+                Leak(
+                    service=supervisor.service_of(pid) or "",
+                    pid=pid,
+                    adopted=about.ppid == os.getpid(),
+                    command=procfs.command(pid),
+                    age=age / 1_000_000,
+                )
+            )
+        return found

@@ -9,11 +9,10 @@ from typing import Final
 
 
 def main() -> None:
-    """Run the demo service that is named on the command line."""
-    programs: Final = {"echo": _echo, "daemon": _daemon, "exits": _exits, "silent": _silent}
-    if len(sys.argv) != 2 or sys.argv[1] not in programs:
-        sys.exit(f"usage: dbus-activator-demo {'|'.join(programs)}")
-    programs[sys.argv[1]]()
+    """Run the demo program that is named on the command line."""
+    if len(sys.argv) != 2 or sys.argv[1] not in _PROGRAMS:
+        sys.exit(f"usage: dbus-activator-demo {'|'.join(_PROGRAMS)}")
+    _PROGRAMS[sys.argv[1]]()
 
 
 def _echo() -> None:
@@ -24,11 +23,8 @@ def _echo() -> None:
 
 
 def _daemon() -> None:
-    """Daemonizes as the old books say: fork, a new session, fork; then serves."""
-    for step in (os.setsid, lambda: os.chdir("/")):
-        if os.fork():
-            os._exit(0)
-        step()
+    """Daemonizes, then serves."""
+    _daemonize()
     from broker.demo.service import serve  # noqa: PLC0415 - faster to fork without it
 
     serve("org.activation.Demo.Daemon")
@@ -43,3 +39,28 @@ def _exits() -> None:
 def _silent() -> None:
     """Never takes its name."""
     signal.pause()
+
+
+def _orphan() -> None:
+    """Daemonizes, says its PID, and stays."""
+    _daemonize()
+    print(os.getpid(), flush=True)
+    signal.pause()
+
+
+def _daemonize() -> None:
+    """As the old books say: fork, a new session, and fork again."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+
+
+_PROGRAMS: Final = {
+    "echo": _echo,
+    "daemon": _daemon,
+    "exits": _exits,
+    "silent": _silent,
+    "orphan": _orphan,
+}

@@ -1,0 +1,129 @@
+"""Processes as a tree, in the manner of ``ps afx``."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from broker.core.exits import CLD_EXITED
+from broker.process import clock, procfs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from broker.client import Snapshot
+
+HEADINGS: Final = ("PID", "PPID", "EXIT", "STARTED", "COMMAND")
+
+
+@dataclass(slots=True)
+class Row:
+    """One process; ``started`` in microseconds of the monotonic clock.
+
+    Attributes:
+        exit: "-" while it runs, then its exit status or the name of its signal.
+        adopted: an orphan that the broker took in; it is shown below the process
+            that its service was started as.
+    """
+
+    pid: int
+    ppid: int
+    service: str
+    exit: str
+    started: int
+    command: str
+    adopted: bool = False
+    children: list[Row] = field(default_factory=list)
+
+
+def rows(snapshot: Snapshot, *, service: str | None, exited: bool) -> list[Row]:
+    """The roots of the trees of one service, or of all: the engine's and orphans' first.
+
+    Args:
+        exited: with those that have ended, as far as they are remembered.
+    """
+    found: dict[int, Row] = {}
+    records = sorted(snapshot.processes.values(), key=lambda each: each["StartTimestampMonotonic"])
+    for each in records:
+        wanted = service is None or each["ServiceName"] == service
+        if wanted and (exited or each["State"] == "running"):
+            found[each["PID"]] = _of_record(each)
+    for each in snapshot.services.values():
+        if service is None or each["Name"] == service:
+            for pid in each["PIDs"]:
+                if pid not in found and (row := _of_live(pid, each["Name"])):
+                    found[pid] = row
+    return _roots(found.values())
+
+
+def _of_record(record: dict[str, Any]) -> Row:
+    return Row(
+        pid=record["PID"],
+        ppid=record["PPID"],
+        service=record["ServiceName"],
+        exit=exit_word(record["ExitCode"], record["ExitStatus"]),
+        started=record["StartTimestampMonotonic"],
+        command=" ".join(record["Command"]),
+        adopted=record["Origin"] == "adopted",
+    )
+
+
+def _of_live(pid: int, service: str) -> Row | None:
+    """A process below one of the broker's children, which has no record."""
+    about = procfs.stat(pid)
+    if about is None:
+        return None
+    started = clock.of_ticks(about.start_ticks).monotonic
+    return Row(pid, about.ppid, service, "-", started, " ".join(procfs.command(pid)))
+
+
+def exit_word(code: int, status: int) -> str:
+    """An exit as a word: "-", a number, or a signal's name."""
+    if code == 0:
+        return "-"
+    if code == CLD_EXITED:
+        return str(status)
+    try:
+        return signal.Signals(status).name
+    except ValueError:
+        return f"SIG{status}"  # a real-time signal
+
+
+def _roots(all_rows: Iterable[Row]) -> list[Row]:
+    by_pid = {row.pid: row for row in all_rows}
+    main: dict[str, Row] = {}
+    roots = []
+    for row in by_pid.values():
+        parent = by_pid.get(row.ppid)
+        if parent is None and row.adopted and row.service:
+            parent = main.get(row.service)
+        if parent is not None and parent is not row:
+            parent.children.append(row)
+            continue
+        roots.append(row)
+        main.setdefault(row.service, row)
+    return sorted(roots, key=lambda row: (row.service, row.started))
+
+
+def lines(roots: Iterable[Row], since: int, *, legend: bool) -> Iterator[str]:
+    """The table; ``since`` is what STARTED counts from, in microseconds."""
+    if legend:
+        yield "{:>7} {:>7}  {:<8} {:<9} {}".format(*HEADINGS)
+    service: str | None = None
+    for root in roots:
+        if root.service != service and root.service:
+            yield f"{'':36}{root.service}"
+        service = root.service
+        yield from _lines(root, since, "", "")
+
+
+def _lines(row: Row, since: int, prefix: str, below: str) -> Iterator[str]:
+    started = f"+{(row.started - since) / 1_000_000:.3f}s"
+    adopted = "  (adopted)" if row.adopted else ""
+    yield f"{row.pid:>7} {row.ppid:>7}  {row.exit:<8} {started:<9} {prefix}{row.command}{adopted}"
+    for child in row.children:
+        last = child is row.children[-1]
+        yield from _lines(
+            child, since, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  ")
+        )

@@ -1,0 +1,143 @@
+"""How the command line and tests talk to a running broker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from broker.bus import address as addresses
+from broker.bus.codec import Message, MessageType, Variant
+from broker.bus.connection import Connection
+from broker.errors import Disconnected, RemoteError, ServiceUnknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+# The contract's names; not imported from the daemon's room, which a client
+# does not need.
+BUS_NAME: Final = "org.activation.Broker1"
+ROOT: Final = "/org/activation/Broker1"
+MANAGER: Final = f"{BUS_NAME}.Manager"
+SERVICE: Final = f"{BUS_NAME}.Service"
+PROCESS: Final = f"{BUS_NAME}.Process"
+
+_ABSENT: Final = {
+    "org.freedesktop.DBus.Error.ServiceUnknown",
+    "org.freedesktop.DBus.Error.NameHasNoOwner",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All objects of a broker at one moment: properties by object path.
+
+    Values are plain Python ones, unpacked from their variants.
+    """
+
+    services: dict[str, dict[str, Any]]
+    processes: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A signal of the broker; ``body`` has plain Python values."""
+
+    path: str
+    member: str
+    body: list[Any]
+
+
+class Client:
+    """A connection to a bus with a broker on it.
+
+    Attributes:
+        bus: the connection, for calls to others on the bus.
+    """
+
+    def __init__(self, bus: Connection, where: str) -> None:
+        self.bus = bus
+        self._where = where
+
+    @classmethod
+    async def connect(cls, where: str) -> Self:
+        """Connect to the bus at an address.
+
+        Raises:
+            Disconnected: nobody listens there, or it is no bus.
+            InvalidArgs: it is no address.
+        """
+        return cls(await Connection.to_bus(addresses.connect(where)), where)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.bus.close()
+        await self.bus.wait_closed()
+
+    async def call(self, member: str, signature: str = "", *arguments: Any) -> list[Any]:
+        """Call a method of the Manager; it may take as long as it likes.
+
+        Raises:
+            ServiceUnknown: there is no broker on this bus.
+            RemoteError: the broker's answer.
+        """
+        return await self._call(ROOT, MANAGER, member, signature, *arguments)
+
+    async def get(self, path: str, interface: str, name: str) -> Any:
+        """The value of a property; raises as ``call``."""
+        properties = "org.freedesktop.DBus.Properties"
+        (value,) = await self._call(path, properties, "Get", "ss", interface, name)
+        return plain(value)
+
+    async def snapshot(self) -> Snapshot:
+        """Everything at once; raises as ``call``."""
+        (objects,) = await self._call(
+            ROOT, "org.freedesktop.DBus.ObjectManager", "GetManagedObjects"
+        )
+        return Snapshot(
+            {path: plain(each[SERVICE]) for path, each in objects.items() if SERVICE in each},
+            {path: plain(each[PROCESS]) for path, each in objects.items() if PROCESS in each},
+        )
+
+    async def subscribe(self, on_signal: Callable[[Signal], None]) -> None:
+        """Have all the broker's signals, in order, given to a function."""
+
+        def on_message(message: Message) -> None:
+            # The bus's own NameAcquired has another path.
+            if message.message_type is MessageType.SIGNAL and message.path.startswith(ROOT):
+                on_signal(Signal(message.path, message.member, plain(message.body)))
+
+        self.bus.on_message = on_message
+        await self.bus.call_bus("AddMatch", "s", [f"type='signal',sender='{BUS_NAME}'"])
+
+    async def _call(
+        self, path: str, interface: str, member: str, signature: str = "", *arguments: Any
+    ) -> list[Any]:
+        try:
+            return await self.bus.call(
+                BUS_NAME, path, interface, member, signature, list(arguments), timeout=None
+            )
+        except RemoteError as e:
+            if e.name in _ABSENT and BUS_NAME in str(e):
+                raise ServiceUnknown(f"there is no dbus-activator on the bus {self._where}") from e
+            raise
+        except Disconnected as e:
+            raise Disconnected(f"the bus {self._where} has gone: {e}") from e
+
+
+def plain(value: Any) -> Any:
+    """A value without variants, all the way down."""
+    if isinstance(value, Variant):
+        return plain(value.value)
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    return value

@@ -1,0 +1,282 @@
+"""Real brokers for the tests: ``serve`` as a process, on either engine, as either user."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from broker.client import SERVICE, Client, Signal
+from broker.process import procfs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from types import TracebackType
+
+TEST = "org.activation.Test"
+NOBODY = 65534
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """An installed dbus-activator that a user can run; ``uid`` None is ourselves."""
+
+    command: Path
+    uid: int | None = None
+
+    def popen(self, argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[Any]:
+        """Start a program as the user."""
+        if self.uid is not None:
+            options |= {"user": self.uid, "group": self.uid, "extra_groups": []}
+        return subprocess.Popen([str(each) for each in argv], **options)
+
+    def run(self, argv: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a program as the user, to its end, with its output as text."""
+        if self.uid is not None:
+            options |= {"user": self.uid, "group": self.uid, "extra_groups": []}
+        return subprocess.run(
+            [str(each) for each in argv],
+            check=False,
+            text=True,
+            capture_output=True,
+            timeout=50,
+            **options,
+        )
+
+
+@dataclass(slots=True)
+class Place:
+    """A short directory that the user owns: descriptors, sockets and scripts of one test."""
+
+    path: Path
+    user: Installation
+    service: Path
+    engine: str
+
+    @property
+    def services(self) -> Path:
+        """Where descriptors go."""
+        return self.path / "services"
+
+    def write(self, name: str, text: str | bytes, *, mode: int = 0o755) -> Path:
+        """A file in the place."""
+        path = self.path / name
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        path.chmod(mode)
+        return path
+
+    def add(self, name: str, command: str | None = None, *, extra: str = "") -> None:
+        """A descriptor; by default of the C service with no misbehaviour."""
+        line = f"Exec={command or f'{self.service} {name}'}\n"
+        self.write(f"services/{name}.service", f"[D-BUS Service]\nName={name}\n{line}{extra}")
+
+    def fifo(self, name: str) -> Path:
+        """A FIFO for the C service's -w."""
+        path = self.path / name
+        os.mkfifo(path)
+        path.chmod(0o666)
+        return path
+
+    def environ(self, **changes: str) -> dict[str, str]:
+        """Of a user who has no session yet."""
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.path),
+            "XDG_RUNTIME_DIR": str(self.path),
+        }
+        return environ | changes
+
+    def serve(self, *options: str, environ: Mapping[str, str] | None = None) -> Bus:
+        """A broker on this place's descriptors, to be entered."""
+        return Bus(self, options, environ if environ is not None else self.environ())
+
+    def run(self, *argv: str, options: Sequence[str] = (), **kwargs: Any) -> Any:
+        """``dbus-activator run`` on this place's descriptors."""
+        kwargs.setdefault("env", self.environ())
+        return self.user.run(
+            [
+                self.user.command,
+                "run",
+                f"--engine={self.engine}",
+                f"--services={self.services}",
+                *options,
+                "--",
+                *argv,
+            ],
+            cwd=self.path,
+            **kwargs,
+        )
+
+
+@dataclass(slots=True)
+class Bus:
+    """A running ``dbus-activator serve``.
+
+    Attributes:
+        address: as it was printed.
+        client: connected to it.
+    """
+
+    place: Place
+    options: Sequence[str]
+    environ: Mapping[str, str]
+    address: str = ""
+    _process: subprocess.Popen[bytes] | None = None
+    _client: Client | None = None
+    _signals: asyncio.Queue[Signal] = field(default_factory=asyncio.Queue)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __aenter__(self) -> Self:
+        read, write = os.pipe()
+        command = [
+            str(self.place.user.command),
+            "serve",
+            f"--engine={self.place.engine}",
+            f"--services={self.place.services}",
+            f"--address=unix:path={self.place.path}/bus",
+            f"--print-address={write}",
+            *self.options,
+        ]
+        self._process = self.place.user.popen(
+            command,
+            env=dict(self.environ),
+            cwd=self.place.path,
+            pass_fds=[write],
+            stderr=subprocess.PIPE,
+        )
+        os.close(write)
+        with os.fdopen(read) as output:
+            self.address = (await asyncio.to_thread(output.read)).strip()
+        if not self.address:
+            _, complaints = self._process.communicate()
+            raise AssertionError(f"serve failed: {complaints.decode()}")
+        self._client = await Client.connect(self.address)
+        await self.client.subscribe(self._on_signal)
+        return self
+
+    def _on_signal(self, signal: Signal) -> None:
+        self._signals.put_nowait(signal)
+        self._changed.set()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._client is not None:
+            await self._client.__aexit__(kind, value, traceback)
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.terminate()
+        complaints = await self.ended()
+        # pytest shows it with a failed test.
+        sys.stderr.write(complaints)
+
+    @property
+    def client(self) -> Client:
+        """The connected client."""
+        assert self._client is not None
+        return self._client
+
+    @property
+    def pid(self) -> int:
+        """Of the broker."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """The broker's exit status."""
+        assert self._process is not None
+        return self._process.returncode
+
+    def kill(self, number: signal.Signals) -> None:
+        """Send a signal to the broker."""
+        os.kill(self.pid, number)
+
+    async def ended(self) -> str:
+        """Wait for the broker's end, and return what it said on stderr."""
+        assert self._process is not None
+        if self._process.stderr is None or self._process.stderr.closed:
+            return ""
+        _, complaints = await asyncio.to_thread(self._process.communicate)
+        return complaints.decode() if complaints else ""
+
+    # -- calls and queries -----------------------------------------------------
+
+    async def call(self, name: str, member: str, signature: str = "", *arguments: Any) -> Any:
+        """A plain method call to one of the C services; its first result."""
+        body = await self.client.bus.call(
+            name, "/org/activation/Test", TEST, member, signature, list(arguments), timeout=40
+        )
+        return body[0] if body else None
+
+    async def echo(self, name: str, text: str = "hello") -> str:
+        """A plain method call that is answered."""
+        answer: str = await self.call(name, "Echo", "s", text)
+        return answer
+
+    async def path_of(self, name: str) -> str:
+        """The object of a service."""
+        (path,) = await self.client.call("GetService", "s", name)
+        return str(path)
+
+    async def get(self, name: str, *properties: str) -> Any:
+        """Properties of a service: one value, or several as a tuple."""
+        path = await self.path_of(name)
+        values = tuple([await self.client.get(path, SERVICE, each) for each in properties])
+        return values[0] if len(values) == 1 else values
+
+    async def signal(self, member: str, *, service: str | None = None) -> list[Any]:
+        """The arguments of the next signal with this name, and of this service."""
+        async for signal in self.signals():
+            if signal.member == member and (service is None or service in signal.body):
+                return signal.body
+        raise AssertionError
+
+    async def signals(self) -> AsyncIterator[Signal]:
+        """The broker's signals as they come."""
+        while True:
+            async with asyncio.timeout(20):
+                signal = await self._signals.get()
+            yield signal
+
+    async def state(self, name: str, *wanted: str) -> str:
+        """Wait until a service's SubState is one of those wanted."""
+        async with asyncio.timeout(20):
+            while True:
+                self._changed.clear()
+                state: str = await self.get(name, "SubState")
+                if state in wanted:
+                    return state
+                await self._changed.wait()
+
+    def tree(self) -> list[int]:
+        """Every live process below the broker."""
+        found = [self.pid]
+        for pid in found:
+            found += procfs.children_of(pid)
+        return [pid for pid in found[1:] if procfs.alive(pid)]
+
+
+def short_directory(user: Installation) -> Path:
+    """A directory of the user's with a path that leaves room for a socket's name."""
+    path = Path(tempfile.mkdtemp(prefix="dat-", dir="/tmp"))  # noqa: S108 - mkdtemp is private
+    (path / "services").mkdir()
+    if user.uid is not None:
+        for each in (path, path / "services"):
+            os.chown(each, user.uid, user.uid)
+    return path
+
+
+def remove(path: Path) -> None:
+    """A directory and all in it."""
+    shutil.rmtree(path)

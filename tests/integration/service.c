@@ -1,0 +1,151 @@
+/* A D-Bus service that behaves as it is told, well or badly, and starts in a
+ * millisecond: hundreds of them are activated in one test.
+ *
+ *   service [-d] [-l] [-x STATUS] [-k SIGNAL] [-w FILE] NAME
+ *
+ *   -d  daemonize by two forks before anything else
+ *   -l  leave a sleeping orphan behind before taking the name
+ *   -x  exit with STATUS before taking the name
+ *   -k  end by SIGNAL before taking the name
+ *   -w  wait for FILE (a FIFO) to be opened and closed before the above
+ *
+ * Methods of org.activation.Test, on any path:
+ *   Echo(s) -> s, Exit(i), Raise(i), Release(), Environment() -> as
+ */
+#include <dbus/dbus.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+extern char **environ;
+
+static void daemonize(void)
+{
+    if (fork())
+        _exit(0);
+    setsid();
+    if (fork())
+        _exit(0);
+}
+
+static void leave_orphan(void)
+{
+    pid_t child = fork();
+
+    if (child == 0) {
+        if (fork())
+            _exit(0);
+        setsid();
+        pause();
+        _exit(0);
+    }
+    /* Not waited for: whoever reaps it shall have something to do. */
+}
+
+static void wait_for(const char *path)
+{
+    char byte;
+    int fd = open(path, O_RDONLY);
+
+    while (fd >= 0 && read(fd, &byte, 1) > 0)
+        ;
+    close(fd);
+}
+
+static void end_by(int number)
+{
+    sigset_t all;
+
+    signal(number, SIG_DFL);
+    sigemptyset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    raise(number);
+}
+
+static void add_environment(DBusMessage *reply)
+{
+    DBusMessageIter iter, array;
+    char **each;
+
+    dbus_message_iter_init_append(reply, &iter);
+    dbus_message_iter_open_container(&iter, DBUS_TYPE_ARRAY, "s", &array);
+    for (each = environ; *each; each++)
+        dbus_message_iter_append_basic(&array, DBUS_TYPE_STRING, each);
+    dbus_message_iter_close_container(&iter, &array);
+}
+
+static void serve(DBusConnection *bus, const char *name)
+{
+    /* Calls that came with RequestName's answer are queued already: pop before reading. */
+    do {
+        DBusMessage *call;
+
+        while ((call = dbus_connection_pop_message(bus))) {
+            const char *member = dbus_message_get_member(call);
+            const char *text = "";
+            int number = 0;
+
+            if (dbus_message_get_type(call) == DBUS_MESSAGE_TYPE_METHOD_CALL) {
+                DBusMessage *reply = dbus_message_new_method_return(call);
+
+                if (!strcmp(member, "Echo")) {
+                    dbus_message_get_args(call, NULL, DBUS_TYPE_STRING, &text, DBUS_TYPE_INVALID);
+                    dbus_message_append_args(reply, DBUS_TYPE_STRING, &text, DBUS_TYPE_INVALID);
+                } else if (!strcmp(member, "Environment")) {
+                    add_environment(reply);
+                } else if (!strcmp(member, "Release")) {
+                    dbus_bus_release_name(bus, name, NULL);
+                } else {
+                    dbus_message_get_args(call, NULL, DBUS_TYPE_INT32, &number, DBUS_TYPE_INVALID);
+                    if (!strcmp(member, "Exit"))
+                        _exit(number);
+                    if (!strcmp(member, "Raise"))
+                        end_by(number);
+                }
+                dbus_connection_send(bus, reply, NULL);
+                dbus_message_unref(reply);
+            }
+            dbus_message_unref(call);
+        }
+    } while (dbus_connection_read_write(bus, -1));
+}
+
+int main(int argc, char **argv)
+{
+    const char *fifo = NULL;
+    int option, status = -1, number = 0, daemon_wanted = 0, orphan_wanted = 0;
+    DBusConnection *bus;
+
+    while ((option = getopt(argc, argv, "dlx:k:w:")) != -1) {
+        switch (option) {
+        case 'd': daemon_wanted = 1; break;
+        case 'l': orphan_wanted = 1; break;
+        case 'x': status = atoi(optarg); break;
+        case 'k': number = atoi(optarg); break;
+        case 'w': fifo = optarg; break;
+        default: return 2;
+        }
+    }
+    if (daemon_wanted)
+        daemonize();
+    if (orphan_wanted)
+        leave_orphan();
+    if (fifo)
+        wait_for(fifo);
+    if (number)
+        end_by(number);
+    if (status >= 0)
+        _exit(status);
+
+    bus = dbus_bus_get(DBUS_BUS_SESSION, NULL);
+    if (!bus)
+        return 100;
+    dbus_connection_set_exit_on_disconnect(bus, FALSE);
+    if (dbus_bus_request_name(bus, argv[optind], 0, NULL) < 0)
+        return 101;
+    serve(bus, argv[optind]);
+    return 0;
+}

@@ -113,6 +113,8 @@ class Client:
             # The bus's own NameAcquired has another path.
             if message.message_type is MessageType.SIGNAL and message.path.startswith(ROOT):
                 on_signal(Signal(message.path, message.member, plain(message.body)))
+            else:
+                self.bus.refuse(message)
 
         self.bus.on_message = on_message
         await self.bus.call_bus("AddMatch", "s", [f"type='signal',sender='{BUS_NAME}'"])

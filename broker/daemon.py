@@ -100,6 +100,7 @@ class Daemon:
         self._fault: BaseException | None = None
         self._stopped_services: asyncio.Future[None] = self._loop.create_future()
         self._closing = False
+        self._exit_callers: list[str] = []
         self._problems: set[str] = set()
         self._reloading = asyncio.Lock()
         self._publisher: Publisher | None = None
@@ -192,17 +193,28 @@ class Daemon:
         if self._publisher is not None:
             self._publisher.flush()
             self._publisher.close()
-            with contextlib.suppress(Outcome, TimeoutError):
-                # Whoever waits for an answer gets it before the bus goes.
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ENGINE_STOP_TIMEOUT):
                     await self._server.finish()
-                    await self._connection.drain()
+                    await self._deliver()
             self._connection.on_closed = lambda: None
             self._connection.close()
         await self._stop_engine()
         self._loop.remove_reader(self._signal_fd)
         os.close(self._signal_fd)
         self.supervisor.close()
+
+    async def _deliver(self) -> None:
+        """Wait until the last answers have arrived: the bus drops what it holds when it ends.
+
+        A Ping comes behind the answer. Whoever has taken the answer takes it too,
+        or has gone; both tell us.
+        """
+        with contextlib.suppress(Outcome):
+            await self._connection.drain()
+        for caller in self._exit_callers:
+            with contextlib.suppress(Outcome):
+                await self._connection.call(caller, "/", "org.freedesktop.DBus.Peer", "Ping")
 
     async def _stop_processes(self) -> None:
         await self._activator.close()
@@ -440,8 +452,9 @@ class Daemon:
         if self._publisher is not None:
             self._publisher.manager_changed("Environment")
 
-    async def exit(self) -> None:
+    async def exit(self, caller: str) -> None:
         """Of ``Control``."""
+        self._exit_callers.append(caller)
         self._end(None)
         await asyncio.shield(self._stopped_services)
 

@@ -64,8 +64,8 @@ class Control(Protocol):
     def unset_environment(self, names: Sequence[str]) -> None:
         """Remove variables; raises InvalidArgs and changes nothing."""
 
-    async def exit(self) -> None:
-        """Stop every service; the bus ends after the answer."""
+    async def exit(self, caller: str) -> None:
+        """Stop every service; the bus ends when the caller has had its answer."""
 
     def settle(self) -> None:
         """Say on the bus what is waiting to be said, before an answer that implies it."""

@@ -53,6 +53,8 @@ class Manager(Interface):
         privileged, method = self._methods[member]
         if privileged:
             await self._callers.require_privilege(caller)
+        if member == "Exit":
+            arguments = [caller]
         result = await method(*arguments)
         self._control.settle()
         return result
@@ -111,8 +113,8 @@ class Manager(Interface):
         self._control.unset_environment(names)
         return []
 
-    async def _exit(self) -> list[Any]:
-        await self._control.exit()
+    async def _exit(self, caller: str) -> list[Any]:
+        await self._control.exit(caller)
         return []
 
 

@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, sock: socket.socket, *, pass_fds: bool) -> None:
         self.unique_name = ""
         self.guid = ""
-        self.on_message: Callable[[Message], None] = self._refuse
+        self.on_message: Callable[[Message], None] = self.refuse
         self.on_closed: Callable[[], None] = lambda: None
         self._sock = sock
         self._pass_fds = pass_fds
@@ -204,7 +204,8 @@ class Connection(asyncio.Protocol):
             return
         self.on_message(message)
 
-    def _refuse(self, message: Message) -> None:
+    def refuse(self, message: Message) -> None:
+        """Answer a call that nobody here serves: its sender must not wait for a timeout."""
         if message.message_type is MessageType.METHOD_CALL:
             self.reply_error(message, UnknownMethod("this connection serves no objects"))
 

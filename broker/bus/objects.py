@@ -182,9 +182,7 @@ class ObjectServer:
             self._connection.reply(call, results, body)
 
     async def finish(self) -> None:
-        """Cancel what is still being answered."""
-        for task in self._tasks:
-            task.cancel()
+        """Return when every call that came has been answered."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _find(self, call: Message) -> tuple[str, Coroutine[Any, Any, list[Any]]]:

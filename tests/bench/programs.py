@@ -1,0 +1,70 @@
+"""The C programs of the benchmark, and what must be installed for it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+SOURCES: Final = Path(__file__).parent
+# Program to the Debian package that it is in.
+_NEEDED: Final = {
+    "cc": "gcc",
+    "pkg-config": "pkg-config",
+    "dbus-daemon": "dbus-daemon",
+    "dbus-broker": "dbus-broker",
+}
+
+
+class MissingError(Exception):
+    """The benchmark cannot be run here; the text says what to install."""
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """Paths of the compiled programs."""
+
+    service: Path
+    client: Path
+
+
+def check() -> None:
+    """Look for everything that is needed before anything is started.
+
+    Raises:
+        MissingError: something is not there.
+    """
+    missing = [package for program, package in _NEEDED.items() if shutil.which(program) is None]
+    if "pkg-config" not in missing and _pkg_config("--exists").returncode != 0:
+        missing.append("libdbus-1-dev")
+    if missing:
+        raise MissingError(f"not installed; on Debian: apt install {' '.join(missing)}")
+
+
+def build(directory: Path) -> Programs:
+    """Compile the service and the client into a directory.
+
+    Raises:
+        MissingError: the compiler did not do it; its output is in the text.
+    """
+    flags = _pkg_config("--cflags", "--libs").stdout.split()
+    for name in ("service", "client"):
+        command = ["cc", "-O2", "-Wall", "-Wextra", "-o", str(directory / name)]
+        command += [str(SOURCES / f"{name}.c"), *flags]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise MissingError(f"{name}.c does not compile:\n{done.stderr}")
+    return Programs(directory / "service", directory / "client")
+
+
+def version(program: str) -> str:
+    """Of an engine, such as "dbus-broker 33"."""
+    output = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
+    return f"{program} {output.stdout.splitlines()[0].split()[-1]}"
+
+
+def _pkg_config(*options: str) -> subprocess.CompletedProcess[str]:
+    command = ["pkg-config", *options, "dbus-1"]
+    return subprocess.run(command, check=False, capture_output=True, text=True)

@@ -171,7 +171,9 @@ class Daemon:
             raise EngineFailed(f"somebody else owns {paths.BUS_NAME} on a bus that is our own")
         for unit in self.units.values():
             publisher.add_service(unit, announce=False)
+        publisher.flush()  # nobody listens yet: what there is now is no news
         self._publisher = publisher
+        self._server.before_reply = publisher.flush
         await self._names.watch(self.units.keys())
 
     async def wait(self) -> None:
@@ -457,11 +459,6 @@ class Daemon:
         self._exit_callers.append(caller)
         self._end(None)
         await asyncio.shield(self._stopped_services)
-
-    def settle(self) -> None:
-        """Of ``Control``."""
-        if self._publisher is not None:
-            self._publisher.flush()
 
     # -- for a command inside the session --------------------------------------
 

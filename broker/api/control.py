@@ -67,9 +67,6 @@ class Control(Protocol):
     async def exit(self, caller: str) -> None:
         """Stop every service; the bus ends when the caller has had its answer."""
 
-    def settle(self) -> None:
-        """Say on the bus what is waiting to be said, before an answer that implies it."""
-
 
 class Callers(Protocol):
     """Who may change something."""

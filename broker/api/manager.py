@@ -55,9 +55,7 @@ class Manager(Interface):
             await self._callers.require_privilege(caller)
         if member == "Exit":
             arguments = [caller]
-        result = await method(*arguments)
-        self._control.settle()
-        return result
+        return await method(*arguments)
 
     async def _start_service(self, name: str) -> list[Any]:
         await self._control.start_service(self._control.unit(name))

@@ -45,7 +45,6 @@ class ServiceObject(Interface):
                 self._control.kill_service(self._unit, *arguments)
             case "ResetFailed":
                 self._control.reset_failed(self._unit)
-        self._control.settle()
         return []
 
 

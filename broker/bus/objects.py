@@ -26,7 +26,7 @@ from broker.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from broker.bus.connection import Connection
     from broker.bus.interface import InterfaceSpec
@@ -81,12 +81,18 @@ class ObjectServer:
         connection: its ``on_message`` should lead to ``handle``.
         root: the path of the one ObjectManager, which manages all below it.
         machine_id: what Peer.GetMachineId answers.
+
+    Attributes:
+        before_reply: called before each answer: signals about what the answer
+            implies must be sent first, so that a client which listens is never
+            behind one that asks.
     """
 
     def __init__(self, connection: Connection, root: str, machine_id: str) -> None:
         self._connection = connection
         self._root = root
         self._machine_id = machine_id
+        self.before_reply: Callable[[], None] = lambda: None
         self._objects: dict[str, tuple[Interface, ...]] = {}
         # Parent path to names of children, also for paths that only lead somewhere.
         self._children: dict[str, dict[str, int]] = {"/": {}}
@@ -173,12 +179,14 @@ class ObjectServer:
         try:
             body = await work
         except Outcome as e:
+            self.before_reply()
             self._connection.reply_error(call, e)
         except Exception:
             # The caller learns that it failed, the log learns why.
             self._connection.reply_error(call, Outcome(f"{call.member} failed in the broker"))
             raise
         else:
+            self.before_reply()
             self._connection.reply(call, results, body)
 
     async def finish(self) -> None:

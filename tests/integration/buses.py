@@ -87,7 +87,7 @@ class Place:
     def environ(self, **changes: str) -> dict[str, str]:
         """Of a user who has no session yet."""
         environ = {
-            "PATH": os.environ["PATH"],
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
             "HOME": str(self.path),
             "XDG_RUNTIME_DIR": str(self.path),
         }

@@ -1,0 +1,49 @@
+"""A broker with nothing to do does nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.integration.buses import Place
+
+pytestmark = pytest.mark.asyncio
+
+NAME = "org.activation.Test.One"
+
+
+def switches(pid: int) -> list[str]:
+    """How often the process was put aside, and came back: it counts each wake-up."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return [line for line in lines if "ctxt_switches" in line]
+
+
+async def test_no_wake_up_in_10_seconds(place: Place) -> None:
+    place.add(NAME)
+    async with place.serve() as bus:
+        await bus.echo(NAME)
+        await bus.state(NAME, "running")
+        # The last things that are said come a moment after the last event.
+        await bus.client.call("ListServices")
+        before = switches(bus.pid)
+        async with asyncio.timeout(20):
+            while True:
+                # Settled when two looks a second apart are alike.
+                await asyncio.get_running_loop().run_in_executor(None, _pause, 1)
+                now = switches(bus.pid)
+                if now == before:
+                    break
+                before = now
+        await asyncio.get_running_loop().run_in_executor(None, _pause, 10)
+        assert switches(bus.pid) == before
+
+
+def _pause(seconds: float) -> None:
+    """Let time go by: what is shown is that nothing happens in it."""
+    import select
+
+    select.select([], [], [], seconds)

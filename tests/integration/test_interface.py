@@ -1,0 +1,339 @@
+"""The D-Bus interface as real clients see it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from broker.api import paths
+from broker.bus.interface import EMITS, InterfaceSpec
+from broker.client import ROOT, Client, Signal
+from broker.errors import RemoteError
+
+if TYPE_CHECKING:
+    from tests.integration.buses import Bus, Place
+
+pytestmark = pytest.mark.asyncio
+
+NAME = "org.activation.Test.One"
+OWN = "org.activation.Broker1"
+FDO = "org.freedesktop.DBus.Error."
+SPECS = {spec.name: spec for spec in (paths.MANAGER, paths.SERVICE, paths.PROCESS)}
+
+
+async def objects_of(bus: Bus) -> dict[str, dict[str, dict[str, Any]]]:
+    """GetManagedObjects, unpacked, and the root besides."""
+    snapshot = await bus.client.snapshot()
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for path, values in snapshot.services.items():
+        found[path] = {paths.SERVICE.name: values}
+    for path, values in snapshot.processes.items():
+        found[path] = {paths.PROCESS.name: values}
+    return found
+
+
+def described(xml: str, spec: InterfaceSpec) -> tuple[Any, Any, Any]:
+    """What introspection says of one interface: methods, properties, signals."""
+    (element,) = [each for each in ET.fromstring(xml) if each.get("name") == spec.name]
+
+    def arguments(each: ET.Element, direction: str, default: str) -> str:
+        return "".join(
+            arg.attrib["type"] for arg in each if arg.get("direction", default) == direction
+        )
+
+    methods = {
+        each.attrib["name"]: (arguments(each, "in", "in"), arguments(each, "out", "in"))
+        for each in element.iter("method")
+    }
+    properties = {}
+    for each in element.iter("property"):
+        (annotation,) = each
+        assert annotation.attrib["name"] == EMITS
+        properties[each.attrib["name"]] = (each.attrib["type"], annotation.attrib["value"])
+    signals = {
+        each.attrib["name"]: arguments(each, "out", "out") for each in element.iter("signal")
+    }
+    return methods, properties, signals
+
+
+async def introspect(bus: Bus, path: str) -> str:
+    (xml,) = await bus.client.bus.call(
+        OWN, path, "org.freedesktop.DBus.Introspectable", "Introspect"
+    )
+    return str(xml)
+
+
+async def test_what_is_exported_is_what_the_xml_says(place: Place) -> None:
+    place.add(NAME)
+    async with place.serve() as bus:
+        await bus.echo(NAME)
+        objects = await objects_of(bus)
+        for path, interfaces in [(ROOT, {paths.MANAGER.name: {}}), *objects.items()]:
+            for name in interfaces:
+                spec = SPECS[name]
+                methods, properties, signals = described(await introspect(bus, path), spec)
+                assert methods == {k: (v.arguments, v.results) for k, v in spec.methods.items()}
+                assert properties == {k: (v.signature, v.emits) for k, v in spec.properties.items()}
+                assert signals == spec.signals
+                (all_values,) = await bus.client.bus.call(
+                    OWN, path, "org.freedesktop.DBus.Properties", "GetAll", "s", [name]
+                )
+                assert {k: v.signature for k, v in all_values.items()} == {
+                    k: v.signature for k, v in spec.properties.items()
+                }
+
+
+async def test_the_contract_is_in_the_xml() -> None:
+    """Names and signatures that clients rely on; more may be added, nothing dropped."""
+    assert {k: (v.arguments, v.results) for k, v in paths.MANAGER.methods.items()}.items() >= {
+        "StartService": ("s", "o"),
+        "StopService": ("s", ""),
+        "KillService": ("ssi", ""),
+        "ResetFailed": ("s", ""),
+        "GetService": ("s", "o"),
+        "GetServiceByPID": ("u", "o"),
+        "GetProcess": ("u", "o"),
+        "ListServices": ("", "a(sosu)"),
+        "Reload": ("", ""),
+        "SetEnvironment": ("as", ""),
+        "UnsetEnvironment": ("as", ""),
+        "Exit": ("", ""),
+    }.items()
+    assert (
+        paths.MANAGER.signals.items()
+        >= {
+            "ProcessStarted": "osuus",
+            "ProcessExited": "osuiia{sv}",
+            "ActivationFailed": "sssa{sv}",
+        }.items()
+    )
+    contract = {
+        "Manager": "Version s const Engine s const BusAddress s const Subreaper b const "
+        "ServiceDirectories as invalidates Environment as invalidates NServices u true "
+        "NProcesses u true NReaped t false ActivationTimeoutUSec t const StopTimeoutUSec t const "
+        "StartLimitIntervalUSec t const StartLimitBurst u const",
+        "Service": "Name s const DescriptorPath s const User s const ExecStart as const "
+        "ActiveState s true SubState s true Result s true Owner s true MainPID u true "
+        "PIDs au false ExecMainPID u true ExecMainCode i true ExecMainStatus i true "
+        "ExecMainStartTimestamp t true ExecMainStartTimestampMonotonic t true "
+        "ExecMainExitTimestamp t true ExecMainExitTimestampMonotonic t true "
+        "StateChangeTimestamp t true StateChangeTimestampMonotonic t true InvocationID ay true "
+        "NActivations u true NFailures u true ActivationUSec t true CPUUsageNSec t false "
+        "MemoryPeak t false",
+        "Process": "PID u const PPID u const ServiceName s const Origin s const "
+        "Attribution s const Service o const State s true Command as false "
+        "StartTimestamp t const StartTimestampMonotonic t const ExitTimestamp t true "
+        "ExitTimestampMonotonic t true ExitCode i true ExitStatus i true UserUSec t true "
+        "SystemUSec t true MaxRSSBytes t true",
+    }
+    for interface, text in contract.items():
+        spec = SPECS[f"{OWN}.{interface}"]
+        words = iter(text.split())
+        wanted = {
+            name: (signature, emits)
+            for name, signature, emits in zip(words, words, words, strict=True)
+        }
+        found = {k: (v.signature, v.emits) for k, v in spec.properties.items()}
+        assert found.items() >= wanted.items()
+    service = paths.SERVICE.methods
+    assert {k: v.arguments for k, v in service.items()} == {
+        "Start": "",
+        "Stop": "",
+        "Kill": "si",
+        "ResetFailed": "",
+    }
+
+
+async def test_managed_objects_agree_with_get(place: Place) -> None:
+    place.add(NAME, f"{place.service} -d {NAME}")
+    place.add(f"{NAME}.Idle")
+    async with place.serve() as bus:
+        await bus.echo(NAME)
+        objects = await objects_of(bus)
+        assert len(objects) > 4
+        for path, interfaces in objects.items():
+            for interface, values in interfaces.items():
+                for name, value in values.items():
+                    if name not in ("CPUUsageNSec", "MemoryPeak"):  # grow by themselves
+                        assert await bus.client.get(path, interface, name) == value
+
+
+class Mirror:
+    """What a client knows that reads everything once and then only listens."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, dict[str, dict[str, Any]]] = {}
+        self.stale: set[str] = set()
+
+    def on_signal(self, signal: Signal) -> None:
+        if signal.member == "InterfacesAdded":
+            assert signal.path == ROOT
+            path, interfaces = signal.body
+            assert path not in self.objects
+            self.objects[path] = interfaces
+        elif signal.member == "InterfacesRemoved":
+            assert signal.path == ROOT
+            path, interfaces = signal.body
+            for name in interfaces:
+                del self.objects[path][name]
+            if not self.objects[path]:
+                del self.objects[path]
+        elif signal.member == "PropertiesChanged":
+            interface, changed, invalidated = signal.body
+            known = self.objects[signal.path][interface]
+            for name, value in changed.items():
+                assert SPECS[interface].properties[name].emits == "true"
+                assert known[name] != value, (signal.path, name)
+                known[name] = value
+            self.stale |= set(invalidated)
+
+
+async def test_every_change_is_announced(place: Place) -> None:
+    """A client that listens knows as much as one that asks, after all that can happen."""
+    names = [f"{NAME}{number}" for number in range(4)]
+    place.add(names[0], f"{place.service} -d -l {names[0]}")
+    place.add(names[1], f"{place.service} -x 3 {names[1]}")
+    place.add(names[2])
+    place.add(names[3], "/nonexistent")
+    async with place.serve() as bus, await Client.connect(bus.address) as other:
+        mirror = Mirror()
+        mirror.objects = await objects_of(bus)
+        (manager,) = await bus.client.bus.call(
+            OWN, ROOT, "org.freedesktop.DBus.Properties", "GetAll", "s", [paths.MANAGER.name]
+        )
+        mirror.objects[ROOT] = {paths.MANAGER.name: {k: v.value for k, v in manager.items()}}
+        await other.subscribe(mirror.on_signal)
+        for number in range(9):
+            for name in names:
+                try:
+                    await bus.call(name, "Exit", "i", number)
+                except RemoteError:
+                    pass
+        await bus.echo(names[0])
+        await bus.client.call("StopService", "s", names[0])
+        await bus.client.call("ResetFailed", "s", "")
+        await bus.echo(names[2])
+        place.add(names[3], "/bin/true")
+        (place.services / f"{names[1]}.service").unlink()
+        place.add(f"{NAME}9")
+        await bus.client.call("Reload")
+        await bus.client.call("SetEnvironment", "as", ["A=b"])
+        # Signals come in order: when this answer is here, all before it are.
+        await other.call("ListServices")
+        truth = await objects_of(bus)
+        assert mirror.stale == {"Environment"}
+        assert mirror.objects.keys() - {ROOT} == truth.keys()
+        for path, interfaces in truth.items():
+            for interface, values in interfaces.items():
+                for name, value in values.items():
+                    if SPECS[interface].properties[name].emits in ("true", "const"):
+                        assert mirror.objects[path][interface][name] == value, (path, name)
+        counts = mirror.objects[ROOT][paths.MANAGER.name]
+        for name in ("NServices", "NProcesses"):
+            assert await bus.client.get(ROOT, paths.MANAGER.name, name) == counts[name]
+
+
+async def test_real_clients_see_the_annotations(place: Place) -> None:
+    place.add(NAME)
+    async with place.serve() as bus:
+        path = await bus.path_of(NAME)
+        tree = place.user.run(["busctl", f"--address={bus.address}", "tree", OWN])
+        assert path in tree.stdout
+        busctl = place.user.run(["busctl", f"--address={bus.address}", "introspect", OWN, path])
+        lines = {line.split()[0]: line for line in busctl.stdout.splitlines()}
+        assert lines[".ActiveState"].endswith("emits-change")
+        assert lines[".Name"].endswith("const")
+        assert lines[".PIDs"].endswith("-")
+        gdbus = place.user.run(
+            ["gdbus", "introspect", f"--address={bus.address}", f"--dest={OWN}"]
+            + [f"--object-path={path}"]
+        )
+        assert 'EmitsChangedSignal("invalidates")' not in gdbus.stdout
+        assert '@org.freedesktop.DBus.Property.EmitsChangedSignal("const")' in gdbus.stdout
+        assert "readonly s ActiveState = 'inactive'" in gdbus.stdout
+        send = place.user.run(
+            ["dbus-send", f"--bus={bus.address}", "--print-reply=literal", f"--dest={OWN}", ROOT]
+            + ["org.freedesktop.DBus.Properties.Get", f"string:{OWN}.Manager", "string:Engine"]
+        )
+        assert send.stdout.split()[1] == place.engine
+
+
+@pytest.mark.parametrize(
+    ("path", "interface", "member", "signature", "arguments", "error"),
+    [
+        (ROOT, f"{OWN}.Manager", "GetService", "s", ["no.such.Name"], "ServiceUnknown"),
+        (ROOT, f"{OWN}.Manager", "StartService", "s", [""], "ServiceUnknown"),
+        (ROOT, f"{OWN}.Manager", "StartService", "u", [1], "InvalidArgs"),
+        (ROOT, f"{OWN}.Manager", "KillService", "ssi", [NAME, "half", 15], "InvalidArgs"),
+        (ROOT, f"{OWN}.Manager", "KillService", "ssi", [NAME, "all", 65], "InvalidArgs"),
+        (ROOT, f"{OWN}.Manager", "KillService", "ssi", [NAME, "all", -1], "InvalidArgs"),
+        (ROOT, f"{OWN}.Manager", "SetEnvironment", "as", [["A"]], "InvalidArgs"),
+        (ROOT, f"{OWN}.Manager", "SetEnvironment", "as", [["=b"]], "InvalidArgs"),
+        (ROOT, f"{OWN}.Manager", "SetEnvironment", "as", [["A=b\nC=d"]], "InvalidArgs"),
+        (ROOT, f"{OWN}.Manager", "UnsetEnvironment", "as", [["A=b"]], "InvalidArgs"),
+        (ROOT, f"{OWN}.Manager", "NoSuchMethod", "", [], "UnknownMethod"),
+        (ROOT, f"{OWN}.Nothing", "Ping", "", [], "UnknownInterface"),
+        ("/nowhere", f"{OWN}.Manager", "Reload", "", [], "UnknownObject"),
+    ],
+)
+async def test_bad_calls_get_standard_errors(
+    place: Place,
+    path: str,
+    interface: str,
+    member: str,
+    signature: str,
+    arguments: list[Any],
+    error: str,
+) -> None:
+    place.add(NAME)
+    async with place.serve() as bus:
+        with pytest.raises(RemoteError) as caught:
+            await bus.client.bus.call(OWN, path, interface, member, signature, arguments)
+        assert caught.value.name == FDO + error
+        assert "Traceback" not in str(caught.value)
+
+
+async def test_own_errors(place: Place) -> None:
+    place.add(NAME)
+    async with place.serve() as bus:
+        for member, signature, arguments, error in [
+            ("GetProcess", "u", [2**32 - 1], "NoSuchProcess"),
+            ("GetProcess", "u", [1], "NoSuchProcess"),
+            ("GetServiceByPID", "u", [bus.pid], "NoSuchProcess"),
+            ("KillService", "ssi", [NAME, "main", 15], "NotRunning"),
+            ("KillService", "ssi", [NAME, "all", 15], "NotRunning"),
+        ]:
+            with pytest.raises(RemoteError) as caught:
+                await bus.client.call(member, signature, *arguments)
+            assert caught.value.name == f"{OWN}.Error.{error}"
+        await bus.client.call("StopService", "s", NAME)  # is stopped: that was wanted
+
+
+async def test_kill_start_and_stop_on_the_object(place: Place) -> None:
+    place.add(NAME, f"{place.service} -l {NAME}")
+    async with place.serve() as bus:
+        path = await bus.path_of(NAME)
+
+        async def call(member: str, signature: str = "", *arguments: Any) -> None:
+            await bus.client.bus.call(
+                OWN, path, paths.SERVICE.name, member, signature, list(arguments)
+            )
+
+        await call("Start")
+        assert await bus.get(NAME, "SubState") == "running"
+        pids = await bus.get(NAME, "PIDs")
+        await call("Kill", "si", "main", 9)
+        await bus.state(NAME, "lingering")
+        left = await bus.get(NAME, "PIDs")
+        assert len(left) == len(pids) - 1
+        await call("Kill", "si", "all", 9)
+        assert await bus.state(NAME, "failed") == "failed"
+        assert await bus.get(NAME, "Result") == "signal"
+        await call("ResetFailed")
+        assert await bus.get(NAME, "SubState", "Result") == ("dead", "success")
+        await call("Start")
+        await asyncio.gather(call("Stop"), call("Stop"))
+        assert await bus.get(NAME, "SubState", "Result", "PIDs") == ("dead", "success", [])

@@ -1,0 +1,235 @@
+"""``run``: a command in a session, its status, and nothing left of either."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from broker.process import procfs
+
+if TYPE_CHECKING:
+    from tests.integration.buses import Place
+
+NAME = "org.activation.Test.One"
+CALL = f"busctl call {NAME} / org.activation.Test Echo s hello"
+
+
+def alive(pid_file: Path) -> list[int]:
+    """Those of the recorded processes that still live."""
+    return [pid for pid in map(int, pid_file.read_text().split()) if procfs.alive(pid)]
+
+
+def pids_below(parent: int) -> list[int]:
+    """Everything below a process."""
+    found = [parent]
+    for pid in found:
+        found += procfs.children_of(pid)
+    return found[1:]
+
+
+@pytest.mark.parametrize("status", [0, 1, 7, 126, 127, 255])
+def test_the_status_is_the_commands(place: Place, status: int) -> None:
+    assert place.run("sh", "-c", f"exit {status}").returncode == status
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV])
+def test_a_signal_is_128_and_its_number(place: Place, number: signal.Signals) -> None:
+    assert place.run("sh", "-c", f"kill -{int(number)} $$").returncode == 128 + number
+
+
+def test_services_are_activated_inside(place: Place) -> None:
+    place.add(NAME)
+    done = place.run("sh", "-c", f"busctl --address=$DBUS_SESSION_BUS_ADDRESS {CALL[7:]}")
+    assert (done.stdout, done.returncode) == ('s "hello"\n', 0)
+
+
+def test_nothing_is_left_and_output_ends_with_run(place: Place) -> None:
+    place.add(NAME, f"{place.service} -d -l {NAME}")
+    script = place.write(
+        "command",
+        f"""#!/bin/sh
+        busctl --address=$DBUS_SESSION_BUS_ADDRESS {CALL[7:]}
+        # Two daemons of the command's own, which hold its standard output.
+        setsid sleep 1000 &
+        (setsid sh -c 'sleep 1000 & sleep 1000' &)
+        # Every process with the broker's mark descends from it.
+        ps -e -o pid=,ppid= >processes
+        exit 3
+        """,
+    )
+    (place.path / "processes").touch(mode=0o666)
+    (place.path / "processes").chmod(0o666)
+    began = time.monotonic()
+    # subprocess.run reads standard output to its end: a leaked holder would keep it.
+    done = place.run(str(script))
+    assert time.monotonic() - began < 10
+    assert done.returncode == 3
+    table = [line.split() for line in (place.path / "processes").read_text().splitlines()]
+    parents = {int(pid): int(ppid) for pid, ppid in table}
+    sleepers = [pid for pid in parents if pid > 1 and parents[pid] not in (0, 2)]
+    assert sleepers
+    assert not list(place.path.glob("dbus-activator-*"))
+
+
+def test_what_the_command_leaves_behind_ends(place: Place) -> None:
+    script = place.write(
+        "command", "#!/bin/sh\n(setsid sleep 1000 & echo $!)\nsetsid sleep 1000 & echo $!\n"
+    )
+    done = place.run(str(script))
+    left = [int(word) for word in done.stdout.split()]
+    assert len(left) == 2
+    assert [pid for pid in left if procfs.alive(pid)] == []
+
+
+def test_fail_on_leak_names_what_outlived_the_command(place: Place) -> None:
+    place.add(NAME, f"{place.service} -l {NAME}")
+    script = place.write(
+        "command", f"#!/bin/sh\nbusctl --address=$DBUS_SESSION_BUS_ADDRESS {CALL[7:]}\nexit $1\n"
+    )
+    done = place.run(str(script), "0", options=["--fail-on-leak"])
+    assert done.returncode == 99
+    assert "1 process outlived the command and was killed" in done.stderr
+    assert f"{NAME}  pid " in done.stderr
+    assert "(adopted)" in done.stderr
+    # The command's own failure matters more.
+    assert place.run(str(script), "5", options=["--fail-on-leak"]).returncode == 5
+
+
+def test_a_running_service_is_no_leak(place: Place) -> None:
+    place.add(NAME, f"{place.service} -d {NAME}")
+    script = f"busctl --address=$DBUS_SESSION_BUS_ADDRESS {CALL[7:]}"
+    assert place.run("sh", "-c", script, options=["--fail-on-leak"]).returncode == 0
+
+
+def test_the_environment_has_the_bus_and_no_starter(place: Place) -> None:
+    environ = place.environ(
+        DBUS_STARTER_ADDRESS="x", DBUS_STARTER_BUS_TYPE="y", DBUS_SESSION_BUS_PID="1", KEPT="z"
+    )
+    done = place.run("env", env=environ)
+    found = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert not [name for name in found if name.startswith("DBUS_STARTER")]
+    assert "DBUS_SESSION_BUS_PID" not in found
+    assert found["KEPT"] == "z"
+    assert found["DBUS_SESSION_BUS_ADDRESS"].startswith("unix:path=")
+    assert ",guid=" in found["DBUS_SESSION_BUS_ADDRESS"]
+
+
+def test_the_command_keeps_stdin_and_descriptors(place: Place) -> None:
+    read, write = os.pipe()
+    os.write(write, b"from a descriptor\n")
+    os.close(write)
+    done = place.run("bash", "-c", f"cat; cat <&{read}", input="from stdin\n", pass_fds=[read])
+    os.close(read)
+    assert done.stdout == "from stdin\nfrom a descriptor\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT])
+def test_signals_reach_the_command(place: Place, number: signal.Signals) -> None:
+    script = place.write(
+        "command",
+        f"#!/bin/sh\ntrap 'echo got it; exit 42' {int(number)}\necho ready\n"
+        "while :; do sleep 0.05; done\n",
+    )
+    process = place.user.popen(
+        [place.user.command, "run", f"--engine={place.engine}", "--", script],
+        env=place.environ(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.stdout.read() == "got it\n"
+    assert process.wait() == 42
+
+
+def test_ignored_signals_stay_ignored_for_the_command(place: Place) -> None:
+    """As under nohup; and what Python ignores on its own account is not."""
+    look = "grep -E ^Sig[BI] /proc/self/status"
+    run = f"{place.user.command} run --engine={place.engine} -- {look}"
+    masks = []
+    for each in (look, run):
+        done = place.user.run(["sh", "-c", f"trap '' HUP; exec {each}"], env=place.environ())
+        fields = (line.split() for line in done.stdout.splitlines())
+        # glibc's posix_spawn has its own two signals, 32 and 33, ignored.
+        masks.append({name: int(value, 16) & ~(3 << 31) for name, value in fields})
+    assert masks[0] == masks[1]
+    assert masks[0]["SigIgn:"] & 1 << signal.SIGHUP - 1
+
+
+def test_a_command_that_does_not_exist_is_127(place: Place) -> None:
+    done = place.run("no-such-command-here")
+    assert done.returncode == 127
+    assert "no-such-command-here: No such file or directory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bus_that_is_killed_ends_run_with_127(place: Place) -> None:
+    script = place.write("command", "#!/bin/sh\necho ready\nexec sleep 1000\n")
+    process = place.user.popen(
+        [place.user.command, "run", f"--engine={place.engine}", "--", script],
+        env=place.environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    below = pids_below(process.pid)
+    (bus,) = [pid for pid in below if place.engine in procfs.command(pid)[0]]
+    os.kill(bus, signal.SIGKILL)
+    _, complaints = process.communicate()
+    assert process.returncode == 127
+    assert "the message bus has ended" in complaints
+    assert "Traceback" not in complaints
+    assert [pid for pid in below if procfs.alive(pid)] == []
+
+
+def test_an_interactive_shell_has_job_control(place: Place) -> None:
+    """The command is in the terminal's session and can take its foreground."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        options = ["run", f"--engine={place.engine}", f"--services={place.services}", "--"]
+        environ = place.environ(PS1="$ ", TERM="dumb")
+        if place.user.uid is not None:
+            os.setgroups([])
+            os.setgid(place.user.uid)
+            os.setuid(place.user.uid)
+        command = str(place.user.command)
+        os.execve(command, [command, *options, "bash", "--norc", "-i"], environ)
+    output = b""
+
+    def read_until(text: bytes) -> None:
+        nonlocal output
+        while text not in output:
+            ready, _, _ = select.select([terminal], [], [], 20)
+            assert ready, output
+            try:
+                output += os.read(terminal, 4096)
+            except OSError:  # the terminal has been hung up
+                break
+
+    read_until(b"$ ")
+    output = b""
+    # The shell's own foreground job is interrupted, not the shell and not run.
+    os.write(terminal, b"echo begin-$((1+1)); sleep 1000\n")
+    read_until(b"begin-2")
+    while not any("sleep" in procfs.command(each)[0] for each in pids_below(pid)):
+        pass
+    os.write(terminal, b"\x03")
+    os.write(terminal, b"echo status-$?; tty; exit 5\n")
+    read_until(b"status-130")
+    read_until(b"/dev/pts/")
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 5
+    assert b"no job control" not in output

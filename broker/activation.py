@@ -54,6 +54,9 @@ class ActivationEvents(Protocol):
     def service_changed(self, unit: Unit) -> None:
         """A service's properties may have changed."""
 
+    def service_gone(self, unit: Unit) -> None:
+        """A service whose descriptor had gone is at rest now, and forgotten."""
+
     def activation_failed(self, unit: Unit, error: Outcome) -> None:
         """An activation has ended without the name."""
 
@@ -156,6 +159,10 @@ class Activator:
         for effect in unit.service.handle(event, clock.now()):
             self._perform(unit, effect)
         self._events.service_changed(unit)
+        name = unit.service.name
+        if not unit.listed and self._at_rest(unit) and self.units.get(name) is unit:
+            del self.units[name]
+            self._events.service_gone(unit)
 
     def process_exited(self, process: Process) -> None:
         """A process was reaped."""

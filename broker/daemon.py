@@ -363,6 +363,11 @@ class Daemon:
         if self._publisher is not None:
             self._publisher.service_changed(unit)
 
+    def service_gone(self, unit: Unit) -> None:
+        """Of ``ActivationEvents``."""
+        if self._publisher is not None:
+            self._publisher.remove_service(unit.service.name)
+
     def activation_failed(self, unit: Unit, error: Outcome) -> None:
         """Of ``ActivationEvents``."""
         log.warning("%s: %s", unit.service.name, error)

@@ -40,6 +40,7 @@ with warnings.catch_warnings():
     from dbus_next import Message, MessageFlag, MessageType, Variant
     from dbus_next._private.unmarshaller import Unmarshaller
     from dbus_next.signature import SignatureTree
+    from dbus_next.validators import assert_bus_name_valid
 
 __all__ = [
     "MalformedMessageError",
@@ -59,16 +60,16 @@ __all__ = [
 MAX_MESSAGE: Final = 1 << 27
 # Our own interfaces use some 40 signatures; the rest is what peers invent.
 MAX_CACHED_SIGNATURES: Final = 512
-# Header field codes (Header Fields) to the names of Message's arguments.
+# Header field codes (Header Fields) to the names of Message's arguments and their types.
 FIELDS: Final = {
-    1: "path",
-    2: "interface",
-    3: "member",
-    4: "error_name",
-    5: "reply_serial",
-    6: "destination",
-    7: "sender",
-    8: "signature",
+    1: ("path", "o"),
+    2: ("interface", "s"),
+    3: ("member", "s"),
+    4: ("error_name", "s"),
+    5: ("reply_serial", "u"),
+    6: ("destination", "s"),
+    7: ("sender", "s"),
+    8: ("signature", "g"),
 }
 FIXED_HEADER: Final = 16
 
@@ -100,11 +101,7 @@ def decode(frame: bytes) -> Message | None:
     reader.endian = frame[0]
     try:
         reader.offset = 8
-        serial = reader.read_uint32()
-        fields: dict[str, Any] = {}
-        for code, value in reader.read_argument(SignatureTree._get("a(yv)").types[0]):  # noqa: SLF001
-            if code in FIELDS:
-                fields[FIELDS[code]] = value.value
+        serial, fields = _read_header(reader)
         reader.align(8)
         tree = SignatureTree._get(fields.pop("signature", ""))  # noqa: SLF001
         body = [reader.read_argument(each) for each in tree.types]
@@ -116,14 +113,32 @@ def decode(frame: bytes) -> Message | None:
             body=body,
             **fields,
         )
-    # What its reader and its checks raise on hostile bytes; StopIteration and
-    # AttributeError come from reading past the end with no stream behind.
-    except (ValueError, TypeError, AttributeError, LookupError, struct.error, RecursionError) as e:
+    # Its reader and its checks raise much on hostile bytes, also a plain Exception
+    # (a dictionary's entry in a variant) and AttributeError (past the end, where
+    # it looks for a stream).
+    except Exception as e:
         raise MalformedMessageError(f"malformed message: {e}") from e
     finally:
         if len(SignatureTree._cache) > MAX_CACHED_SIGNATURES:  # noqa: SLF001
             SignatureTree._cache.clear()  # noqa: SLF001
     return message
+
+
+def _read_header(reader: Any) -> tuple[int, dict[str, Any]]:
+    """The serial and the known fields, of which ``Message`` checks the names but one."""
+    serial = reader.read_uint32()
+    if not serial:
+        raise ValueError("its serial is zero")
+    fields: dict[str, Any] = {}
+    for code, value in reader.read_argument(SignatureTree._get("a(yv)").types[0]):  # noqa: SLF001
+        if code in FIELDS:
+            name, expected = FIELDS[code]
+            if value.signature != expected:
+                raise ValueError(f"its {name} has the type {value.signature}")
+            fields[name] = value.value
+    if "sender" in fields:
+        assert_bus_name_valid(fields["sender"])  # an answer goes there
+    return serial, fields
 
 
 class Splitter:

@@ -83,7 +83,13 @@ class Connection(asyncio.Protocol):
         """
         self = await cls._open(sock, pass_fds=False, timeout=timeout)
         try:
-            (self.unique_name,) = await self.call_bus("Hello", timeout=timeout)
+            answer = await self.call_bus("Hello", timeout=timeout)
+            if len(answer) != 1 or not isinstance(answer[0], str):
+                raise Disconnected("the server is no bus: its answer to Hello holds no name")
+            self.unique_name = answer[0]
+        except RemoteError as e:
+            self.close()
+            raise Disconnected(f"the bus refused us: {str(e) or e.name}") from e
         except BaseException:
             self.close()
             raise
@@ -174,7 +180,7 @@ class Connection(asyncio.Protocol):
             self._auth[:] = rest
             word, _, argument = line.partition(b" ")
             if word != self._expected.pop(0):
-                self._refused(line.decode("ascii", "backslashreplace"))
+                self._refused(ascii(line[:100].decode("latin-1")))
                 return b""
             if word == b"OK":
                 self.guid = argument.decode("ascii", "backslashreplace")
@@ -184,7 +190,7 @@ class Connection(asyncio.Protocol):
 
     def _refused(self, answer: str) -> None:
         if not self._ready.done():
-            self._ready.set_exception(Disconnected(f"the server refused us: {answer[:100]}"))
+            self._ready.set_exception(Disconnected(f"the server refused us: {answer}"))
         self.close()
 
     def _read_message(self, frame: bytes) -> None:

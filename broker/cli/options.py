@@ -15,6 +15,7 @@ from broker.catalog.catalog import Directory, standard_directories
 from broker.daemon import Config
 from broker.engine.choose import CHOICES
 from broker.errors import BadConfiguration
+from broker.process import procfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -110,6 +111,10 @@ def environment() -> dict[str, str]:
     a virtual environment that was not activated; nothing is hidden by it.
     """
     environ = dict(os.environ)
+    started_with = procfs.read("/proc/self/environ") or b""
+    if b"LC_CTYPE=" not in started_with:
+        # Python sets it for itself in the C locale (PEP 538).
+        environ.pop("LC_CTYPE", None)
     directory = str(Path(sys.argv[0]).absolute().parent)
     path = environ.get("PATH", os.defpath)
     if directory not in path.split(os.pathsep):

@@ -83,36 +83,48 @@ def _listener(passed: int | None, where: str | None, environ: Mapping[str, str])
 
 async def _serve(config: Config, print_address: int | None, print_pid: int | None) -> None:
     daemon = Daemon(config)
-    fd = kernel.open_signalfd(SIGNALS)
     loop = asyncio.get_running_loop()
-    ended = loop.create_task(daemon.wait())
-    reloads: set[asyncio.Task[None]] = set()
+    fd = kernel.open_signalfd(SIGNALS)
+    stopping = loop.create_task(_first(daemon, fd))
+    serving = loop.create_task(_bus(daemon, print_address, print_pid))
+    try:
+        await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        notify.notify(config.environ, "STOPPING=1")
+        for task in (stopping, serving):
+            task.cancel()
+        outcomes = await asyncio.gather(stopping, serving, return_exceptions=True)
+        await daemon.stop()
+        os.close(fd)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
+            raise outcome
+
+
+async def _bus(daemon: Daemon, print_address: int | None, print_pid: int | None) -> None:
+    """Run the bus until somebody calls Exit, or it fails."""
+    await daemon.start()
+    _print(print_address, daemon.bus_address)
+    _print(print_pid, str(os.getpid()))
+    notify.notify(daemon.config.environ, "READY=1")
+    await daemon.wait()
+
+
+async def _first(daemon: Daemon, fd: int) -> None:
+    """Return at the first signal that asks us to end."""
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
     def on_signal() -> None:
         for number, _ in kernel.read_signalfd(fd):
-            if number == signal.SIGHUP:
-                task = loop.create_task(_reload(daemon))
-                reloads.add(task)
-                task.add_done_callback(reloads.discard)
-            else:
-                ended.cancel()
+            arrived.put_nowait(number)
 
     loop.add_reader(fd, on_signal)
     try:
-        try:
-            await daemon.start()
-            _print(print_address, daemon.bus_address)
-            _print(print_pid, str(os.getpid()))
-            notify.notify(config.environ, "READY=1")
-            await ended
-        except asyncio.CancelledError:
-            if not ended.cancelled():
-                raise
+        while await arrived.get() == signal.SIGHUP:
+            await _reload(daemon)
     finally:
-        notify.notify(config.environ, "STOPPING=1")
-        await daemon.stop()
         loop.remove_reader(fd)
-        os.close(fd)
 
 
 async def _reload(daemon: Daemon) -> None:

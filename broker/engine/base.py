@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from broker.core.environment import inherited
 from broker.errors import EngineFailed
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # How long an engine may take to say its version or to serve its first client.
-START_TIMEOUT = 20.0
+START_TIMEOUT: Final = 20.0
+# For what an engine that has failed still has to say; one that hangs says nothing.
+LAST_WORDS_TIMEOUT: Final = 1.0
 
 
 class EngineEvents(Protocol):
@@ -127,9 +130,14 @@ class Engine(ABC):
         except SpawnRefusedError as e:
             raise EngineFailed(f"cannot start the message bus: {e}") from e
 
-    def _failed(self, reason: str) -> EngineFailed:
+    async def _failed(self, reason: str) -> EngineFailed:
         """With what the bus said last, which is mostly why."""
-        said = self._complaints.last if self._complaints else ""
+        said = ""
+        if self._complaints is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_TIMEOUT):
+                    await self._complaints.ended.wait()
+            said = self._complaints.last
         return EngineFailed(f"{self.version} {reason}" + (f": {said}" if said else ""))
 
     async def _read_version(self, pattern: str) -> str:
@@ -151,10 +159,12 @@ class Complaints:
 
     Attributes:
         last: the newest line.
+        ended: set when there will be no more.
     """
 
     def __init__(self, fd: int, program: str) -> None:
         self.last = ""
+        self.ended = asyncio.Event()
         self._fd = fd
         self._program = program
         self._rest = b""
@@ -178,6 +188,7 @@ class Complaints:
             asyncio.get_running_loop().remove_reader(self._fd)
             os.close(self._fd)
             self._fd = -1
+            self.ended.set()
 
 
 async def read_pipe(fd: int, until: bytes) -> str:

@@ -127,7 +127,7 @@ class DBusBroker(Engine):
             await self.set_names(names)
             await self._add_listener(listening)
         except Outcome as e:
-            raise self._failed(f"does not take us for its controller: {e}") from e
+            raise await self._failed(f"does not take us for its controller: {e}") from e
         finally:
             if self.settings.listener.sock is None:
                 listening.close()

@@ -124,11 +124,11 @@ class DBusDaemon(Engine):
             os.close(write)
         printed = await read_pipe(read, b"\n")
         if not printed.strip():
-            raise self._failed("ended before it served its bus")
+            raise await self._failed("ended before it served its bus")
         try:
             await self._own_systemd(printed.strip())
         except Outcome as e:
-            raise self._failed(f"does not hand activations over: {e}") from e
+            raise await self._failed(f"does not hand activations over: {e}") from e
 
     def _write_config(self) -> str:
         limits = _LIMITS | {"service_start_timeout": round(self.settings.start_timeout * 1000)}

@@ -151,6 +151,9 @@ class Supervisor:
             empty for a process of the broker's that belongs to no service; None
             for one that is not the broker's.
         """
+        if pid == os.getpid():
+            # We bear the marks of what we started last.
+            return None
         process = self.processes.get(pid)
         if process is not None:
             return process.service

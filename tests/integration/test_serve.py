@@ -1,0 +1,282 @@
+"""``serve``: addresses, readiness, reload, and refusals with the right status."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from broker.client import Client
+from broker.errors import RemoteError
+from broker.process import procfs
+
+if TYPE_CHECKING:
+    from tests.integration.buses import Installation, Place
+
+NAME = "org.activation.Test.One"
+ROOT = "/org/activation/Broker1"
+
+
+def refused(place: Place, *options: str, **environ: str) -> tuple[int, str]:
+    """Run ``serve``, which must not start; its exit status and what it says."""
+    done = place.user.run(
+        [place.user.command, "serve", f"--engine={place.engine}", *options],
+        env=place.environ(**environ),
+    )
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    return done.returncode, done.stderr
+
+
+@pytest.mark.asyncio
+async def test_the_address_is_printed_when_clients_are_served(place: Place) -> None:
+    async with place.serve() as bus:
+        # The descriptor was closed after the line: Bus read to the end.
+        assert re.fullmatch(rf"unix:path={place.path}/bus,guid=[0-9a-f]{{32}}", bus.address)
+        manager = "org.activation.Broker1.Manager"
+        assert await bus.client.get(ROOT, manager, "BusAddress") == bus.address
+        assert (await bus.client.get(ROOT, manager, "Engine")).split()[0] == place.engine
+        assert await bus.client.get(ROOT, manager, "Subreaper") is True
+    assert not (place.path / "bus").exists()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("form", ["unix:abstract={0}", "unix:dir={0}", "unix:tmpdir={0}"])
+async def test_other_forms_of_address(place: Place, form: str) -> None:
+    place.add(NAME)
+    async with place.serve("--address=" + form.format(place.path)) as bus:
+        assert await bus.echo(NAME) == "hello"
+
+
+@pytest.mark.asyncio
+async def test_an_address_in_use_is_refused_and_its_bus_lives_on(place: Place) -> None:
+    place.add(NAME)
+    async with place.serve() as bus:
+        status, text = await asyncio.to_thread(
+            refused, place, f"--address=unix:path={place.path}/bus"
+        )
+        assert status == 6
+        assert f"cannot listen on unix:path={place.path}/bus: Address already in use" in text
+        assert await bus.echo(NAME) == "hello"
+
+
+@pytest.mark.asyncio
+async def test_a_socket_that_nobody_serves_is_replaced(place: Place) -> None:
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(place.path / "bus"))
+    stale.close()
+    if place.user.uid is not None:
+        os.chown(place.path / "bus", place.user.uid, -1)
+    async with place.serve():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "text"),
+    [
+        ("nonsense", 6, "--address: not a D-Bus address: 'nonsense'"),
+        ("unix:path=%zz", 6, "--address: not a D-Bus address"),
+        ("tcp:host=localhost", 6, "cannot listen on tcp:host=localhost: use unix:path=PATH"),
+        ("unix:path=/a;unix:path=/b", 6, "one address is enough"),
+        ("unix:path=/nonexistent/bus", 6, "No such file or directory"),
+        ("unix:path={0}/file", 6, "the file is no socket"),
+        ("unix:path=/" + "x" * 110, 6, "longer than 107 bytes"),
+    ],
+)
+def test_bad_addresses(place: Place, address: str, status: int, text: str) -> None:
+    place.write("file", "", mode=0o666)
+    found, said = refused(place, f"--address={address.format(place.path)}")
+    assert text in said
+    assert said.startswith("dbus-activator: ")
+    assert found == status
+
+
+def test_a_place_that_may_not_be_written_is_4(ordinary: Installation, place: Place) -> None:
+    if place.user.uid is None and os.geteuid() == 0:
+        place.user = ordinary  # root may write everywhere
+    status, text = refused(place, "--address=unix:path=/usr/bus")
+    assert status == 4
+    assert "Permission denied" in text
+
+
+@pytest.mark.parametrize(
+    ("option", "status", "text"),
+    [
+        ("--services=/nonexistent", 6, "--services: /nonexistent: no such directory"),
+        ("--print-address=99", 6, "cannot print on descriptor 99: Bad file descriptor"),
+        ("--stop-timeout=-1", 2, "--stop-timeout"),
+        ("--activation-timeout=0", 2, "--activation-timeout"),
+        ("--engine=none", 2, "--engine"),
+        ("--no-such-option", 2, "No such option"),
+        ("argument", 2, "unexpected extra argument"),
+    ],
+)
+def test_bad_options(place: Place, option: str, status: int, text: str) -> None:
+    found, said = refused(place, option)
+    assert text in said
+    assert found == status
+
+
+def test_no_engine_installed_is_5_and_names_the_packages(place: Place) -> None:
+    bin_ = place.path / "bin"
+    bin_.mkdir(mode=0o755)
+    # PATH is not all: an engine in /usr/bin is found without. So look from a
+    # mount namespace in which they are not there.
+    hidden = "".join(
+        f"mount --bind /dev/null {path}; "
+        for path in ("/usr/bin/dbus-broker", "/usr/bin/dbus-daemon")
+        if os.path.exists(path)
+    )
+    if os.geteuid() != 0:
+        prefix = ["unshare", "--user", "--map-root-user", "--mount"]
+    else:
+        prefix = ["unshare", "--mount"]
+    done = subprocess.run(
+        [*prefix, "sh", "-c", f'{hidden} exec "$@"', "sh", str(place.user.command), "serve"],
+        env=place.environ(),
+        check=False,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 5, done.stderr
+    for word in ("dbus-broker", "dbus-daemon", "Debian", "Fedora", "Arch", "Alpine", "Void"):
+        assert word in done.stderr
+
+
+def test_an_engine_that_is_too_old_is_refused(place: Place) -> None:
+    old = place.path / "bin"
+    old.mkdir(mode=0o755)
+    script = place.write("bin/dbus-broker", "#!/bin/sh\necho dbus-broker 29\n")
+    done = place.user.run(
+        [place.user.command, "serve", "--engine=dbus-broker"],
+        env=place.environ(PATH=f"{script.parent}:/usr/bin:/bin"),
+    )
+    assert done.returncode == 5
+    assert "dbus-broker 29 is too old: 30 or newer is needed" in done.stderr
+
+
+def test_an_engine_that_does_not_start_is_told_with_its_reason(place: Place) -> None:
+    (place.path / "bin").mkdir(mode=0o755)
+    script = place.write(
+        f"bin/{place.engine}",
+        "#!/bin/sh\n"
+        'case "$*" in *--version*) echo "dbus-broker 33"; echo "D-Bus Message Bus Daemon 1.14";;\n'
+        "*) echo the reason is this >&2; exit 1;; esac\n",
+    )
+    done = place.user.run(
+        [place.user.command, "serve", f"--engine={place.engine}"],
+        env=place.environ(PATH=f"{script.parent}:/usr/bin:/bin"),
+    )
+    assert done.returncode == 1
+    assert "the reason is this" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.asyncio
+async def test_a_killed_engine_ends_serve_and_its_services(place: Place) -> None:
+    place.add(NAME, f"{place.service} -d -l {NAME}")
+    async with place.serve() as bus:
+        await bus.echo(NAME)
+        tree = bus.tree()
+        (engine,) = [pid for pid in tree if place.engine in procfs.command(pid)[0]]
+        os.kill(engine, signal.SIGKILL)
+        said = await bus.ended()
+        assert bus.status == 1
+        assert "the message bus has ended" in said
+        assert "Traceback" not in said
+        assert [pid for pid in tree if procfs.alive(pid)] == []
+
+
+@pytest.mark.asyncio
+async def test_a_passed_socket_and_a_supervisor_that_is_told(place: Place) -> None:
+    place.add(NAME)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(place.path / "passed"))
+    (place.path / "passed").chmod(0o666)
+    listening.listen()
+    notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notified.bind(str(place.path / "notify"))
+    (place.path / "notify").chmod(0o666)
+    notified.settimeout(20)
+    # LISTEN_PID must be that of serve: a shell becomes it.
+    process = place.user.popen(
+        ["sh", "-c", f'exec 3<&{listening.fileno()}; LISTEN_PID=$$ exec "$@"', "sh"]
+        + [str(place.user.command), "serve", f"--engine={place.engine}"]
+        + [f"--services={place.services}"],
+        env=place.environ(LISTEN_FDS="1", NOTIFY_SOCKET=str(place.path / "notify")),
+        pass_fds=[listening.fileno()],
+        executable="/bin/bash",
+    )
+    try:
+        assert await asyncio.to_thread(notified.recv, 100) == b"READY=1"
+        async with await Client.connect(f"unix:path={place.path}/passed") as client:
+            (environment,) = await client.bus.call(NAME, "/", "org.activation.Test", "Environment")
+            names = {entry.partition("=")[0] for entry in environment}
+            assert not names & {"LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET"}
+        process.terminate()
+        assert await asyncio.to_thread(notified.recv, 100) == b"STOPPING=1"
+        assert await asyncio.to_thread(process.wait) == 0
+        assert (place.path / "passed").exists()
+    finally:
+        process.kill()
+        process.wait()
+        listening.close()
+        notified.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("way", ["Reload", "ReloadConfig", "SIGHUP"])
+async def test_reload_finds_new_changed_and_vanished_descriptors(place: Place, way: str) -> None:
+    gone, changed, new = f"{NAME}.Gone", f"{NAME}.Changed", f"{NAME}.New"
+    place.add(gone)
+    place.add(changed, "/bin/false")
+    async with place.serve() as bus:
+        (place.services / f"{gone}.service").unlink()
+        place.add(changed)
+        place.add(new)
+        if way == "Reload":
+            await bus.client.call("Reload")
+        elif way == "ReloadConfig":
+            await bus.client.bus.call_bus("ReloadConfig")
+        else:
+            bus.kill(signal.SIGHUP)
+        async for each in bus.signals():
+            if each.member == "InterfacesAdded" and each.body[0].endswith("New"):
+                break
+        # The engine hears of it in a moment; it says when.
+        async with asyncio.timeout(20):
+            while True:
+                (names,) = await bus.client.bus.call_bus("ListActivatableNames")
+                if new in names and gone not in names:
+                    break
+        assert await bus.echo(new) == "hello"
+        assert await bus.echo(changed) == "hello"
+        with pytest.raises(RemoteError) as caught:
+            await bus.echo(gone)
+        assert caught.value.name == "org.freedesktop.DBus.Error.ServiceUnknown"
+
+
+@pytest.mark.asyncio
+async def test_a_running_service_outlives_its_descriptor(place: Place) -> None:
+    place.add(NAME)
+    async with place.serve() as bus:
+        await bus.echo(NAME)
+        pid = await bus.get(NAME, "MainPID")
+        (place.services / f"{NAME}.service").unlink()
+        await bus.client.call("Reload")
+        assert await bus.get(NAME, "MainPID") == pid
+        assert await bus.echo(NAME) == "hello"
+        await bus.client.call("StopService", "s", NAME)
+        with pytest.raises(RemoteError) as caught:
+            await bus.client.call("GetService", "s", NAME)
+        assert caught.value.name == "org.freedesktop.DBus.Error.ServiceUnknown"
+        async for each in bus.signals():
+            if each.member == "InterfacesRemoved":
+                assert each.body[1] == ["org.activation.Broker1.Service"]
+                break

@@ -142,9 +142,15 @@ class Connection(asyncio.Protocol):
         try:
             for frame in self._splitter.feed(data):
                 self._read_message(frame)
+                if self.closed:
+                    break  # by a handler, which expects nothing more
         except MalformedMessageError as e:
             log.error("closing the connection to %s: %s", self.guid, e)
             self.close()
+
+    def eof_received(self) -> None:
+        """End at once: asyncio's own way waits until the peer takes what is queued."""
+        self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Everyone who waits is answered: a call never outlives its connection."""
@@ -229,11 +235,10 @@ class Connection(asyncio.Protocol):
 
     def send(self, message: Message) -> int:
         """Queue a message and return its serial; dropped if the connection has ended."""
-        self._serial = self._serial % 0xFFFFFFFF + 1
-        message.serial = self._serial
+        message.serial = self._next_serial()
         if not self.closed:
             cast("asyncio.Transport", self._transport).write(encode(message))
-        return self._serial
+        return message.serial
 
     def send_with_fds(self, message: Message, fds: Iterable[int]) -> int:
         """Send a message with descriptors, which stay open here, at once.
@@ -246,13 +251,19 @@ class Connection(asyncio.Protocol):
         """
         assert self._pass_fds
         assert self.behind == 0
-        self._serial += 1
-        message.serial = self._serial
+        message.serial = self._next_serial()
         message.unix_fds = list(fds)
+        data = encode(message)
         try:
-            socket.send_fds(self._sock, [encode(message)], message.unix_fds)
+            sent = socket.send_fds(self._sock, [data], message.unix_fds)
         except OSError as e:
             raise Disconnected(f"cannot pass descriptors: {os.strerror(e.errno or 0)}") from e
+        # They went with the first byte; the rest, if any, can wait its turn.
+        cast("asyncio.Transport", self._transport).write(data[sent:])
+        return message.serial
+
+    def _next_serial(self) -> int:
+        self._serial = self._serial % 0xFFFFFFFF + 1
         return self._serial
 
     def expect(self, serial: int, on_reply: Callable[[Message | Outcome], None]) -> None:
@@ -366,10 +377,10 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """End the connection; what is queued is dropped. May be called again."""
-        if self._transport is not None:
-            self._transport.abort()
-        else:
+        if self._transport is None:
             self._sock.close()
+        elif not self._gone.done():
+            self._transport.abort()
 
     async def wait_closed(self) -> None:
         """Return when the connection has ended and its socket is closed."""

@@ -64,9 +64,11 @@ class NameWatch:
                 "AddMatch",
                 "s",
                 [
-                    f"type='signal',sender='{DRIVER}',interface='{DRIVER}',"
-                    f"member='NameOwnerChanged',path='/org/freedesktop/DBus',"
-                    f"arg0namespace='{namespace}'"
+                    (
+                        f"type='signal',sender='{DRIVER}',interface='{DRIVER}',"
+                        f"member='NameOwnerChanged',path='/org/freedesktop/DBus',"
+                        f"arg0namespace='{namespace}'"
+                    )
                 ],
             )
         (owned,) = await self._connection.call_bus("ListNames")

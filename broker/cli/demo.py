@@ -15,6 +15,7 @@ import click
 from broker.cli import options
 from broker.core.exits import CLD_EXITED
 from broker.engine import listen
+from broker.engine.choose import CHOICES
 from broker.process import procfs
 from broker.process.signals import open_standard_streams
 from broker.session import run
@@ -23,7 +24,7 @@ from broker.session import run
 @click.command("demo", short_help="A tour: services activated, daemonized, tracked and crashed.")
 @click.option(
     "--engine",
-    type=click.Choice(options.CHOICES),
+    type=click.Choice(CHOICES),
     default="auto",
     show_default=True,
     help="The message bus underneath.",

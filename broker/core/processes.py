@@ -6,12 +6,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from broker.core.attribution import Attribution, Origin
 from broker.core.clock import NEVER, Instant
 from broker.core.exits import UNKNOWN_EXIT, Exit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from broker.core.attribution import Attribution, Origin
 
 # Ended processes that stay readable, for each service.
 HISTORY: Final = 16

@@ -6,12 +6,14 @@ import asyncio
 import os
 import signal
 from importlib.resources import files
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from broker.bus import address, interface
 from broker.bus.connection import Connection
-from broker.bus.interface import InterfaceSpec
 from broker.bus.objects import Interface, ObjectServer
+
+if TYPE_CHECKING:
+    from broker.bus.interface import InterfaceSpec
 
 PATH = "/org/activation/Demo"
 

@@ -58,9 +58,8 @@ class Tour:
         _path, _service, _pid, code, status, _details = exited
         say(f"  the signal:  ProcessExited(pid={pid}, code={code}, status={status})")
         word = tree.exit_word(code, status)
-        say(
-            f"  the service: ActiveState={await self._get('Daemon', 'ActiveState')}, ended by {word}"
-        )
+        state = await self._get("Daemon", "ActiveState")
+        say(f"  the service: ActiveState={state}, ended by {word}")
         say()
 
     async def _failure(self) -> None:

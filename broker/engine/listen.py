@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -63,10 +64,8 @@ class Listener:
         if self.sock is None and name and not name.startswith("\0"):
             _unlink(name)
         if self._private:
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 os.rmdir(self._private)
-            except FileNotFoundError:
-                pass
 
 
 def from_descriptor(fd: int) -> Listener:
@@ -197,7 +196,5 @@ def _refusal(address: Address, e: OSError) -> BadConfiguration | PermissionRefus
 
 
 def _unlink(path: str) -> None:
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        pass

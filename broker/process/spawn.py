@@ -110,10 +110,11 @@ def _file_actions(program: Program, copies: contextlib.ExitStack) -> list[Any]:
     if program.null_output:
         actions.append((os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0))
         actions.append((os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0))
+    # Copied out of the way first, above them all: one of ours may have the number that
+    # another gets there, and dup2 of a number to itself would leave it close-on-exec.
+    lowest = max(program.fds, default=0) + 1
     for theirs, ours in program.fds.items():
-        # Copied out of the way first: one of ours may have the number that another
-        # gets there, and dup2 of a number to itself would leave it close-on-exec.
-        copy = fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, 64)
+        copy = fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, lowest)
         copies.callback(os.close, copy)
         actions.append((os.POSIX_SPAWN_DUP2, copy, theirs))
     return actions

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from broker.client import SERVICE, Client, Signal
 from broker.process import procfs
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import AsyncIterator, Mapping, Sequence
     from types import TracebackType
 
@@ -269,7 +269,7 @@ class Bus:
 
 def short_directory(user: Installation) -> Path:
     """A directory of the user's with a path that leaves room for a socket's name."""
-    path = Path(tempfile.mkdtemp(prefix="dat-", dir="/tmp"))  # noqa: S108 - mkdtemp is private
+    path = Path(tempfile.mkdtemp(prefix="dat-", dir="/tmp"))
     (path / "services").mkdir()
     if user.uid is not None:
         for each in (path, path / "services"):

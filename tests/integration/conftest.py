@@ -26,7 +26,7 @@ USERS = ["self", "nobody"] if os.geteuid() == 0 else ["self"]
 @pytest.fixture(scope="session")
 def c_service() -> Iterator[Path]:
     """The C service, compiled where every user can execute it."""
-    directory = Path(tempfile.mkdtemp(prefix="dat-bin-", dir="/tmp"))  # noqa: S108 - private
+    directory = Path(tempfile.mkdtemp(prefix="dat-bin-", dir="/tmp"))
     directory.chmod(0o755)
     flags = subprocess.run(
         ["pkg-config", "--cflags", "--libs", "dbus-1"], check=True, text=True, capture_output=True
@@ -48,11 +48,19 @@ def installation() -> Installation:
 @pytest.fixture(scope="session")
 def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """The wheel, installed where uid 65534 can read it: our own place may be private."""
-    directory = Path(tempfile.mkdtemp(prefix="dat-wheel-", dir="/tmp"))  # noqa: S108 - private
+    directory = Path(tempfile.mkdtemp(prefix="dat-wheel-", dir="/tmp"))
     directory.chmod(0o755)
     wheels = tmp_path_factory.mktemp("wheels")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", wheels, ROOT]
+    build: list[str | Path] = [
+        *pip,
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        wheels,
+        ROOT,
+    ]
     subprocess.run(build, check=True, stdin=subprocess.DEVNULL)
     (wheel,) = wheels.glob("dbus_activator-*.whl")
     library = directory / "lib"

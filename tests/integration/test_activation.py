@@ -25,8 +25,17 @@ async def test_a_call_is_answered_and_the_service_is_the_brokers_child(place: Pl
     place.add(NAME)
     async with place.serve() as bus:
         answer = place.user.run(
-            ["busctl", f"--address={bus.address}", "call", NAME, "/", "org.activation.Test"]
-            + ["Echo", "s", "hello"]
+            [
+                "busctl",
+                f"--address={bus.address}",
+                "call",
+                NAME,
+                "/",
+                "org.activation.Test",
+                "Echo",
+                "s",
+                "hello",
+            ]
         )
         assert answer.stdout == 's "hello"\n'
         active, sub, pid = await bus.get(NAME, "ActiveState", "SubState", "MainPID")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
@@ -37,6 +38,7 @@ async def objects_of(bus: Bus) -> dict[str, dict[str, dict[str, Any]]]:
 
 def described(xml: str, spec: InterfaceSpec) -> tuple[Any, Any, Any]:
     """What introspection says of one interface: methods, properties, signals."""
+    element: ET.Element
     (element,) = [each for each in ET.fromstring(xml) if each.get("name") == spec.name]
 
     def arguments(each: ET.Element, direction: str, default: str) -> str:
@@ -71,7 +73,8 @@ async def test_what_is_exported_is_what_the_xml_says(place: Place) -> None:
     async with place.serve() as bus:
         await bus.echo(NAME)
         objects = await objects_of(bus)
-        for path, interfaces in [(ROOT, {paths.MANAGER.name: {}}), *objects.items()]:
+        objects[ROOT] = {paths.MANAGER.name: {}}
+        for path, interfaces in objects.items():
             for name in interfaces:
                 spec = SPECS[name]
                 methods, properties, signals = described(await introspect(bus, path), spec)
@@ -208,10 +211,8 @@ async def test_every_change_is_announced(place: Place) -> None:
         await other.subscribe(mirror.on_signal)
         for number in range(9):
             for name in names:
-                try:
+                with contextlib.suppress(RemoteError):
                     await bus.call(name, "Exit", "i", number)
-                except RemoteError:
-                    pass
         await bus.echo(names[0])
         await bus.client.call("StopService", "s", names[0])
         await bus.client.call("ResetFailed", "s", "")
@@ -248,15 +249,28 @@ async def test_real_clients_see_the_annotations(place: Place) -> None:
         assert lines[".Name"].endswith("const")
         assert lines[".PIDs"].endswith("-")
         gdbus = place.user.run(
-            ["gdbus", "introspect", f"--address={bus.address}", f"--dest={OWN}"]
-            + [f"--object-path={path}"]
+            [
+                "gdbus",
+                "introspect",
+                f"--address={bus.address}",
+                f"--dest={OWN}",
+                f"--object-path={path}",
+            ]
         )
         assert 'EmitsChangedSignal("invalidates")' not in gdbus.stdout
         assert '@org.freedesktop.DBus.Property.EmitsChangedSignal("const")' in gdbus.stdout
         assert "readonly s ActiveState = 'inactive'" in gdbus.stdout
         send = place.user.run(
-            ["dbus-send", f"--bus={bus.address}", "--print-reply=literal", f"--dest={OWN}", ROOT]
-            + ["org.freedesktop.DBus.Properties.Get", f"string:{OWN}.Manager", "string:Engine"]
+            [
+                "dbus-send",
+                f"--bus={bus.address}",
+                "--print-reply=literal",
+                f"--dest={OWN}",
+                ROOT,
+                "org.freedesktop.DBus.Properties.Get",
+                f"string:{OWN}.Manager",
+                "string:Engine",
+            ]
         )
         assert send.stdout.split()[1] == place.engine
 
@@ -299,13 +313,14 @@ async def test_bad_calls_get_standard_errors(
 async def test_own_errors(place: Place) -> None:
     place.add(NAME)
     async with place.serve() as bus:
-        for member, signature, arguments, error in [
+        calls: list[tuple[str, str, list[Any], str]] = [
             ("GetProcess", "u", [2**32 - 1], "NoSuchProcess"),
             ("GetProcess", "u", [1], "NoSuchProcess"),
             ("GetServiceByPID", "u", [bus.pid], "NoSuchProcess"),
             ("KillService", "ssi", [NAME, "main", 15], "NotRunning"),
             ("KillService", "ssi", [NAME, "all", 15], "NotRunning"),
-        ]:
+        ]
+        for member, signature, arguments, error in calls:
             with pytest.raises(RemoteError) as caught:
                 await bus.client.call(member, signature, *arguments)
             assert caught.value.name == f"{OWN}.Error.{error}"

@@ -8,7 +8,6 @@ import select
 import signal
 import subprocess
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +15,8 @@ import pytest
 from broker.process import procfs
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.integration.buses import Place
 
 NAME = "org.activation.Test.One"

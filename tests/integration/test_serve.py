@@ -206,9 +206,16 @@ async def test_a_passed_socket_and_a_supervisor_that_is_told(place: Place) -> No
     notified.settimeout(20)
     # LISTEN_PID must be that of serve: a shell becomes it.
     process = place.user.popen(
-        ["sh", "-c", f'exec 3<&{listening.fileno()}; LISTEN_PID=$$ exec "$@"', "sh"]
-        + [str(place.user.command), "serve", f"--engine={place.engine}"]
-        + [f"--services={place.services}"],
+        [
+            "sh",
+            "-c",
+            f'exec 3<&{listening.fileno()}; LISTEN_PID=$$ exec "$@"',
+            "sh",
+            str(place.user.command),
+            "serve",
+            f"--engine={place.engine}",
+            f"--services={place.services}",
+        ],
         env=place.environ(LISTEN_FDS="1", NOTIFY_SOCKET=str(place.path / "notify")),
         pass_fds=[listening.fileno()],
         executable="/bin/bash",

@@ -467,6 +467,17 @@ class Daemon:
 
     # -- for a command inside the session --------------------------------------
 
+    async def catch_up(self) -> None:
+        """Hear all that the bus has to say about what was done before this call.
+
+        Raises:
+            Disconnected: the bus has gone.
+        """
+        # The first answer comes behind news of owners, the second behind the
+        # answers to the questions about them.
+        for _ in range(2):
+            await self._connection.drain()
+
     @property
     def engine_pid(self) -> int:
         """The message bus's own process."""

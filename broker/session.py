@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from broker.core.service import State
 from broker.daemon import Config, Daemon
-from broker.errors import EngineFailed
+from broker.errors import EngineFailed, Outcome
 from broker.process import clock, kernel, procfs, signals
 from broker.process.spawn import Program, close_on_exec
 
@@ -110,6 +111,9 @@ class _Session:
                 await bus
                 raise EngineFailed("the session was ended by a call of Exit")
             bus.cancel()
+            # A bus that ended with the command changes nothing about its status.
+            with contextlib.suppress(Outcome):
+                await daemon.catch_up()
             return Ended(process.exit, self._leaks())
         finally:
             loop.remove_reader(fd)

@@ -79,7 +79,10 @@ def _parse_entry(entry: str) -> Address:
         key, _, value = option.partition("=")
         if key in options:
             raise InvalidArgs(f"{key!r} stands twice in the D-Bus address {entry!r}")
-        options[key] = os.fsdecode(unquote_to_bytes(value))
+        options[key] = os.fsdecode(unquote_to_bytes(os.fsencode(value)))
+    if "\0" in options.get("path", ""):
+        # The kernel would read up to it, and another socket would be meant.
+        raise InvalidArgs(f"a path cannot hold %00: {entry!r}")
     return Address(match[1], options)
 
 
@@ -117,10 +120,9 @@ def connect(text: str) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)
         try:
             sock.connect(name)
-        except (OSError, ValueError) as e:
-            # ValueError: a NUL inside the path.
+        except OSError as e:
             sock.close()
-            reason = Disconnected(f"cannot connect to {entry}: {getattr(e, 'strerror', None) or e}")
+            reason = Disconnected(f"cannot connect to {entry}: {e.strerror or e}")
             continue
         return sock
     assert reason is not None

@@ -70,6 +70,7 @@ class Connection(asyncio.Protocol):
         self._auth = bytearray()
         self._expected = [b"DATA", b"OK"] + ([b"AGREE_UNIX_FD"] if pass_fds else [])
         self._splitter = Splitter()
+        self._closing = False  # by us, not by the peer
         self._serial = 0
         self._pending: dict[int, Callable[[Message | Outcome], None]] = {}
 
@@ -142,7 +143,7 @@ class Connection(asyncio.Protocol):
         try:
             for frame in self._splitter.feed(data):
                 self._read_message(frame)
-                if self.closed:
+                if self._closing:
                     break  # by a handler, which expects nothing more
         except MalformedMessageError as e:
             log.error("closing the connection to %s: %s", self.guid, e)
@@ -235,10 +236,10 @@ class Connection(asyncio.Protocol):
 
     def send(self, message: Message) -> int:
         """Queue a message and return its serial; dropped if the connection has ended."""
-        message.serial = self._next_serial()
+        serial = message.serial = self._next_serial()
         if not self.closed:
             cast("asyncio.Transport", self._transport).write(encode(message))
-        return message.serial
+        return serial
 
     def send_with_fds(self, message: Message, fds: Iterable[int]) -> int:
         """Send a message with descriptors, which stay open here, at once.
@@ -251,7 +252,7 @@ class Connection(asyncio.Protocol):
         """
         assert self._pass_fds
         assert self.behind == 0
-        message.serial = self._next_serial()
+        serial = message.serial = self._next_serial()
         message.unix_fds = list(fds)
         data = encode(message)
         try:
@@ -260,7 +261,7 @@ class Connection(asyncio.Protocol):
             raise Disconnected(f"cannot pass descriptors: {os.strerror(e.errno or 0)}") from e
         # They went with the first byte; the rest, if any, can wait its turn.
         cast("asyncio.Transport", self._transport).write(data[sent:])
-        return message.serial
+        return serial
 
     def _next_serial(self) -> int:
         self._serial = self._serial % 0xFFFFFFFF + 1
@@ -377,6 +378,7 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """End the connection; what is queued is dropped. May be called again."""
+        self._closing = True
         if self._transport is None:
             self._sock.close()
         elif not self._gone.done():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from broker.bus.codec import Message
-from broker.errors import Outcome
+from broker.errors import Disconnected, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -28,16 +28,16 @@ class NameEvents(Protocol):
 
 
 @dataclass(slots=True)
-class _Change:
-    owner: str  # empty: lost
-    pid: int | None  # None: the bus has not said yet
+class _News:
+    tell: Callable[[], None] | None = None  # None: the bus has not said the PID yet
 
 
 class NameWatch:
     """Follows NameOwnerChanged for a set of names, and asks for each new owner's PID.
 
     A PID takes a question and an answer, and other changes of the name can come
-    in between: they wait, so that the order is the bus's.
+    in between: they wait, so that the order is the bus's. When the connection
+    ends, nothing is told any more: that is no change of an owner.
     """
 
     def __init__(self, connection: Connection, events: NameEvents) -> None:
@@ -45,7 +45,9 @@ class NameWatch:
         self._events = events
         self._names: set[str] = set()
         self._namespaces: set[str] = set()
-        self._changes: dict[str, deque[_Change]] = {}
+        # As noted last; a name that nobody owns may be absent.
+        self._owners: dict[str, str] = {}
+        self._news: dict[str, deque[_News]] = {}
 
     async def watch(self, names: Collection[str]) -> None:
         """Follow exactly these names; those that are owned already are told as acquired.
@@ -54,6 +56,8 @@ class NameWatch:
             Disconnected: the bus has gone.
         """
         new = set(names) - self._names
+        for name in self._names.difference(names):
+            self._owners.pop(name, None)
         self._names = set(names)
         # One rule for all names that begin alike ("org"), not one for each of
         # hundreds; unique names begin with a colon, so no client that comes or
@@ -73,47 +77,63 @@ class NameWatch:
             )
         (owned,) = await self._connection.call_bus("ListNames")
         for name in new.intersection(owned):
-            self.ask(name, lambda owner, name=name: self._note(name, owner))  # type: ignore[misc]
+            self._ask(name, lambda owner, name=name: self._note(name, owner))  # type: ignore[misc]
 
     def handle(self, message: Message) -> None:
         """Take a NameOwnerChanged signal of the bus."""
         name, _old, owner = message.body
-        if name in self._names:
-            self._note(name, owner)
+        self._note(name, owner)
 
     def ask(self, name: str, on_answer: Callable[[str], None]) -> None:
         """Ask who owns a name; all that the bus said before is told before the answer."""
+        self._ask(name, lambda owner: self._add(name, _News(lambda: on_answer(owner))))
 
+    def _ask(self, name: str, on_answer: Callable[[str], None]) -> None:
         def on_reply(reply: Message | Outcome) -> None:
-            # The only error that there is says that nobody does.
-            on_answer("" if isinstance(reply, Outcome) else reply.body[0])
+            if not isinstance(reply, Disconnected):
+                # The only other error that there is says that nobody does.
+                on_answer("" if isinstance(reply, Outcome) else reply.body[0])
 
         self._connection.request(_question("GetNameOwner", name), on_reply)
 
     def _note(self, name: str, owner: str) -> None:
-        changes = self._changes.setdefault(name, deque())
-        change = _Change(owner, None if owner else 0)
-        changes.append(change)
-        if owner:
+        # While a watch begins, a change can come both as a signal and as an answer.
+        if name not in self._names or owner == self._owners.get(name, ""):
+            return
+        self._owners[name] = owner
+        if not owner:
+            self._add(name, _News(lambda: self._lost(name)))
+            return
+        news = _News()
 
-            def on_reply(reply: Message | Outcome) -> None:
-                change.pid = 0 if isinstance(reply, Outcome) else reply.body[0]
+        def on_reply(reply: Message | Outcome) -> None:
+            if not isinstance(reply, Disconnected):
+                pid = 0 if isinstance(reply, Outcome) else reply.body[0]
+                news.tell = lambda: self._acquired(name, owner, pid)
                 self._tell(name)
 
-            self._connection.request(_question("GetConnectionUnixProcessID", owner), on_reply)
-        else:
-            self._tell(name)
+        self._add(name, news)
+        self._connection.request(_question("GetConnectionUnixProcessID", owner), on_reply)
+
+    def _acquired(self, name: str, owner: str, pid: int) -> None:
+        if name in self._names:
+            self._events.name_acquired(name, owner, pid)
+
+    def _lost(self, name: str) -> None:
+        if name in self._names:
+            self._events.name_lost(name)
+
+    def _add(self, name: str, news: _News) -> None:
+        self._news.setdefault(name, deque()).append(news)
+        self._tell(name)
 
     def _tell(self, name: str) -> None:
-        changes = self._changes.get(name, deque())
-        while changes and changes[0].pid is not None:
-            change = changes.popleft()
-            if not changes:
-                del self._changes[name]
-            if change.owner:
-                self._events.name_acquired(name, change.owner, change.pid or 0)
-            else:
-                self._events.name_lost(name)
+        waiting = self._news.get(name, deque())
+        while waiting and (tell := waiting[0].tell):
+            waiting.popleft()
+            if not waiting:
+                del self._news[name]
+            tell()
 
 
 def _question(member: str, name: str) -> Message:

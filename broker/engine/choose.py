@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from typing import TYPE_CHECKING, Final
 
@@ -30,7 +29,7 @@ def choose(name: str) -> tuple[type[Engine], str]:
     """
     wanted = CHOICES[1:] if name == "auto" else (name,)
     for each in wanted:
-        program = shutil.which(each, path=f"{os.environ.get('PATH', '')}:/usr/bin:/usr/libexec")
+        program = shutil.which(each)
         if program is not None:
             return _engine(each), program
     raise EngineMissing(f"no message bus found ({' or '.join(wanted)}); {_PACKAGES}")

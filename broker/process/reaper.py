@@ -58,15 +58,15 @@ def reap(identify: Callable[[int], None], on_death: Callable[[Death], None]) -> 
             # The head of the kernel's list stays the same until it is reaped:
             # whatever goes wrong above must not stop all others behind it.
             _, _, used = os.wait4(found.si_pid, 0)
-        on_death(
-            Death(
-                found.si_pid,
-                Exit(int(found.si_code), found.si_status),
-                Usage(
-                    round(used.ru_utime * 1_000_000),
-                    round(used.ru_stime * 1_000_000),
-                    used.ru_maxrss * 1024,
-                ),
+            on_death(
+                Death(
+                    found.si_pid,
+                    Exit(int(found.si_code), found.si_status),
+                    Usage(
+                        round(used.ru_utime * 1_000_000),
+                        round(used.ru_stime * 1_000_000),
+                        used.ru_maxrss * 1024,
+                    ),
+                )
             )
-        )
     return False

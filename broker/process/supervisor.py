@@ -69,7 +69,9 @@ class Supervisor:
         self._activations: dict[int, _Activation] = {}
         self._count = NO_ACTIVATION
         self._cgroup_used = False
-        self._draining = False
+        # Activations that processes have left since it was last looked whether all have.
+        self._touched: dict[int, str] = {}
+        self._next_batch: asyncio.Handle | None = None
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     # -- starting --------------------------------------------------------------
@@ -181,33 +183,37 @@ class Supervisor:
 
     def reap(self) -> None:
         """Reap what is dead; comes back by itself while there is more."""
-        self._draining = False
-        touched: dict[int, str] = {}
+        # A batch in each turn of the loop, however many signals come meanwhile.
+        if self._next_batch is None:
+            self._reap_batch()
 
-        def on_death(death: Death) -> None:
-            process = self.processes.get(death.pid)
-            assert process is not None
-            touched[process.activation] = process.service
-            usage = _honest(death.usage, process)
-            self._events.process_exited(
-                *self.processes.end(death.pid, death.exit, usage, clock.now())
-            )
-
-        done = reaper.reap(self._adopt, on_death)
-        if not done and not self._draining:
-            self._draining = True
-            self._loop.call_soon(self.reap)
-        if any(not self.processes.of_activation(each) for each in touched):
+    def _reap_batch(self) -> None:
+        # Before all else: a fault with one process must not leave the others dead
+        # and unnoticed, since whoever ends the session waits for every one.
+        self._next_batch = self._loop.call_soon(self._reap_batch)
+        done = reaper.reap(self._adopt, self._on_death)
+        if any(not self.processes.of_activation(each) for each in self._touched):
             # The dead may have left orphans, which are our children since before
             # their parent became a zombie.
             self.adopt()
-        for activation, service in touched.items():
+        for activation in list(self._touched):
+            service = self._touched.pop(activation)
             if activation != NO_ACTIVATION and not self.processes.of_activation(activation):
                 self._forget(activation)
                 self._events.activation_emptied(activation, service)
+        if done:
+            self._next_batch.cancel()
+            self._next_batch = None
         for predicate, waiter in self._waiters:
             if not waiter.done() and predicate():
                 waiter.set_result(None)
+
+    def _on_death(self, death: Death) -> None:
+        process = self.processes.get(death.pid)
+        assert process is not None
+        self._touched[process.activation] = process.service
+        usage = _honest(death.usage, process)
+        self._events.process_exited(*self.processes.end(death.pid, death.exit, usage, clock.now()))
 
     def _forget(self, activation: int) -> None:
         known = self._activations.pop(activation)

@@ -220,8 +220,9 @@ class Bus:
         return body[0] if body else None
 
     async def echo(self, name: str, text: str = "hello") -> str:
-        """A plain method call that is answered."""
+        """A plain method call that is answered; the broker has heard of the name then."""
         answer: str = await self.call(name, "Echo", "s", text)
+        await self.state(name, "running")
         return answer
 
     async def path_of(self, name: str) -> str:

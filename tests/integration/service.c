@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -42,7 +43,8 @@ static void leave_orphan(void)
         pause();
         _exit(0);
     }
-    /* Not waited for: whoever reaps it shall have something to do. */
+    /* The orphan is one from here on; its parent stays a zombie of ours. */
+    waitid(P_PID, child, NULL, WEXITED | WNOWAIT);
 }
 
 static void wait_for(const char *path)

@@ -26,7 +26,6 @@ async def test_no_wake_up_in_10_seconds(place: Place) -> None:
     place.add(NAME)
     async with place.serve() as bus:
         await bus.echo(NAME)
-        await bus.state(NAME, "running")
         # The last things that are said come a moment after the last event.
         await bus.client.call("ListServices")
         before = switches(bus.pid)

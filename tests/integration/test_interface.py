@@ -213,6 +213,7 @@ async def test_every_change_is_announced(place: Place) -> None:
             for name in names:
                 with contextlib.suppress(RemoteError):
                     await bus.call(name, "Exit", "i", number)
+        await bus.client.call("ResetFailed", "s", "")
         await bus.echo(names[0])
         await bus.client.call("StopService", "s", names[0])
         await bus.client.call("ResetFailed", "s", "")

@@ -57,6 +57,12 @@ _REASONS: Final[dict[type[Outcome], str]] = {
 }
 _OTHER_REASON: Final = "UnitFailure"
 
+
+def reason(outcome: type[Outcome]) -> str:
+    """The reason that stands for an outcome."""
+    return f"{BUS}Name.Error.{_REASONS.get(outcome, _OTHER_REASON)}"
+
+
 _UNLIMITED: Final = 2**64 - 1
 # (verdict, priority, peer, path, interface, member, type, broadcast, min and max fds):
 # empty and 0 are wildcards, and a rule of priority 0 would never win.
@@ -185,8 +191,7 @@ class DBusBroker(Engine):
         path = self._names.get(name)
         if path is None:
             return  # released in the meantime, which failed it as well
-        reason = f"{BUS}Name.Error.{_REASONS.get(type(error), _OTHER_REASON)}"
-        message = _call(path, "Name", "Reset", "ts", [token, reason])
+        message = _call(path, "Name", "Reset", "ts", [token, reason(type(error))])
 
         def on_reply(reply: Message | Outcome) -> None:
             if isinstance(reply, RemoteError):

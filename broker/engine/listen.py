@@ -82,6 +82,7 @@ def from_descriptor(fd: int) -> Listener:
         or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         or not name
     ):
+        sock.close()
         raise BadConfiguration(f"descriptor {fd} of LISTEN_FDS is no listening Unix stream socket")
     if isinstance(name, bytes):
         return Listener(Address("unix", {"abstract": os.fsdecode(name[1:])}), sock)

@@ -29,6 +29,7 @@ class Cgroups:
     Attributes:
         current: path of the directory that the next child is born in, as
             /proc/PID/cgroup shows it; None if none can be made.
+        telling: whether a process's cgroup says which activation it came from.
     """
 
     def __init__(self) -> None:
@@ -36,23 +37,40 @@ class Cgroups:
         self._home = procfs.cgroup(os.getpid())
         self._mount = _mount_point()
         self._count = 0
-        if self._mount is not None and self._home:
-            self.advance()
+        if self._home:
+            self._enter_new()
+        self.telling = self.current is not None
 
     def advance(self) -> None:
         """Give ``current`` to the child just spawned, and wait in a new one."""
+        if self.current is not None:
+            self._enter_new()
+
+    def _enter_new(self) -> None:
         if self._mount is None:
             return
-        self._count += 1
-        path = f"{self._home.rstrip('/')}/dbus-activator-{os.getpid()}-{self._count}"
+        path = None
         try:
-            os.mkdir(self._mount + path, 0o755)
+            path = self._make()
             self._move(path)
         except OSError as e:
-            log.info("no cgroup for services: %s: %s", path, e.strerror)
+            log.info("no cgroup for services: %s: %s", path or self._home, e.strerror)
             self._leave()
-            return
-        self.current = path
+            if path is not None:
+                self.remove(path)
+        else:
+            self.current = path
+
+    def _make(self) -> str:
+        while True:
+            self._count += 1
+            path = f"{self._home.rstrip('/')}/dbus-activator-{os.getpid()}-{self._count}"
+            try:
+                os.mkdir(f"{self._mount}{path}", 0o755)
+            except FileExistsError:
+                # Of a broker that was killed and had our PID.
+                continue
+            return path
 
     def _move(self, path: str) -> None:
         # os.open and os.write: a file object's buffer would hide the kernel's refusal.
@@ -63,14 +81,14 @@ class Cgroups:
             os.close(fd)
 
     def _leave(self) -> None:
-        """Do without from now on; whoever is spawned next must not be born in an old one."""
+        """Make no more; whoever is spawned next must not be born in an old one."""
         if self.current is not None:
+            self.current = None
             try:
                 self._move(self._home)
             except OSError as e:
-                log.error("cannot return to the cgroup %s: %s", self._home, e.strerror)
-        self.current = None
-        self._mount = None
+                self.telling = False
+                log.warning("cannot return to the cgroup %s: %s", self._home, e.strerror)
 
     def members(self, path: str) -> list[int]:
         """Live processes in a directory and below it, ours excepted."""
@@ -83,7 +101,7 @@ class Cgroups:
 
     def kill(self, path: str) -> bool:
         """SIGKILL to all in a directory at once, whatever they fork (Linux 5.14 and newer)."""
-        if self._mount is None or path == self.current:
+        if not self.telling or path == self.current:
             return False
         try:
             fd = os.open(f"{self._mount}{path}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
@@ -110,13 +128,9 @@ class Cgroups:
     def close(self) -> None:
         """Go back to where we came from, and leave no directory of ours empty behind."""
         current = self.current
-        if current is not None and self._mount is not None:
-            mount = self._mount
+        if current is not None:
             self._leave()
-            try:
-                os.rmdir(mount + current)
-            except OSError as e:
-                log.info("cgroup %s stays: %s", current, e.strerror)
+            self.remove(current)
 
 
 # st_f_type of statfs would say it without a parser, but Python's statvfs has no

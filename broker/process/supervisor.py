@@ -139,7 +139,7 @@ class Supervisor:
             return NO_ACTIVATION, Attribution.NONE
         evidence = Evidence(
             tag=tag.read(pid),
-            cgroup=procfs.cgroup(pid) if self._cgroups.current else "",
+            cgroup=procfs.cgroup(pid) if self._cgroups.telling else "",
             session=about.session,
             group=about.group,
         )

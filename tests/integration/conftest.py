@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -51,38 +52,24 @@ def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]
     directory = Path(tempfile.mkdtemp(prefix="dat-wheel-", dir="/tmp"))
     directory.chmod(0o755)
     wheels = tmp_path_factory.mktemp("wheels")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    build: list[str | Path] = [
-        *pip,
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        wheels,
-        ROOT,
-    ]
-    subprocess.run(build, check=True, stdin=subprocess.DEVNULL)
-    (wheel,) = wheels.glob("dbus_activator-*.whl")
-    library = directory / "lib"
-    subprocess.run([*pip, "install", "--no-deps", "--target", library, wheel], check=True)
-    import click
-    import dbus_next
-
-    for package in (click, dbus_next):
-        source = Path(str(package.__file__)).parent
-        shutil.copytree(source, library / source.name)
+    # Not this environment's python, which is a link to a place that may be private.
     python = os.path.realpath(sys.executable)
-    for script, module in (
-        ("dbus-activator", "broker.cli"),
-        ("dbus-activator-demo", "broker.demo"),
-    ):
-        path = directory / script
-        path.write_text(
-            f"#!{python}\nimport sys\nsys.path.insert(0, {str(library)!r})\n"
-            f"from {module} import main\nmain()\n"
-        )
-        path.chmod(0o755)
-    yield Installation(directory / "dbus-activator", buses.NOBODY)
+    venv = directory / "venv"
+    subprocess.run([python, "-m", "venv", "--without-pip", venv], check=True)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    wheels = tmp_path_factory.mktemp("wheels")
+    build = ["wheel", "--no-deps", "--no-build-isolation", "-w", str(wheels), str(ROOT)]
+    subprocess.run([*pip, *build], check=True, stdin=subprocess.DEVNULL)
+    (wheel,) = wheels.glob("dbus_activator-*.whl")
+    install = [f"--python={venv}/bin/python", "install", "--no-deps", str(wheel)]
+    subprocess.run([*pip, *install], check=True)
+    (library,) = venv.glob("lib/python*/site-packages")
+    for package in ("click", "dbus_next"):
+        source = importlib.util.find_spec(package)
+        assert source is not None
+        assert source.origin is not None
+        shutil.copytree(Path(source.origin).parent, library / package)
+    yield Installation(venv / "bin" / "dbus-activator", buses.NOBODY)
     buses.remove(directory)
 
 

@@ -1,0 +1,73 @@
+"""The picture of a process tree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker.cli import tree
+from broker.client import Snapshot
+
+NAME = "org.example.Calculator"
+
+
+def record(pid: int, ppid: int, at: int, command: str, **changes: Any) -> dict[str, Any]:
+    """A Process object's properties."""
+    values: dict[str, Any] = {
+        "PID": pid,
+        "PPID": ppid,
+        "ServiceName": NAME,
+        "Origin": "spawned",
+        "State": "running",
+        "Command": command.split(),
+        "StartTimestampMonotonic": at,
+        "ExitCode": 0,
+        "ExitStatus": 0,
+    }
+    return values | changes
+
+
+def test_children_stand_below_their_parents_and_orphans_below_their_service() -> None:
+    snapshot = Snapshot(
+        services={},
+        processes={
+            "/3": record(4121, 4070, 34_000, "calc-worker", Origin="adopted"),
+            "/1": record(4080, 4070, 11_000, "/usr/bin/calc --dbus"),
+            "/2": record(4082, 4080, 20_000, "sh -c probe", State="exited", ExitCode=1),
+            "/4": record(4060, 4070, 0, "dbus-broker", ServiceName=""),
+        },
+    )
+    lines = tree.lines(tree.rows(snapshot, service=None, exited=True), 0, legend=True)
+    assert list(lines) == [
+        "    PID    PPID  EXIT     STARTED   COMMAND",
+        "   4060    4070  -        +0.000s   dbus-broker",
+        "                                    org.example.Calculator",
+        "   4080    4070  -        +0.011s   /usr/bin/calc --dbus",
+        "   4082    4080  0        +0.020s   ├─ sh -c probe",
+        "   4121    4070  -        +0.034s   └─ calc-worker  (adopted)",
+    ]
+
+
+def test_ended_processes_are_shown_on_request_only() -> None:
+    ended = record(7, 1, 0, "x", State="exited", ExitCode=2, ExitStatus=11)
+    snapshot = Snapshot(services={}, processes={"/1": ended})
+    assert tree.rows(snapshot, service=NAME, exited=False) == []
+    (row,) = tree.rows(snapshot, service=NAME, exited=True)
+    assert row.exit == "SIGSEGV"
+    assert tree.rows(snapshot, service="org.other.Name", exited=True) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "word"),
+    [
+        (0, 0, "-"),
+        (1, 0, "0"),
+        (1, 255, "255"),
+        (2, 9, "SIGKILL"),
+        (3, 6, "SIGABRT"),
+        (2, 40, "SIG40"),
+    ],
+)
+def test_exits_in_words(code: int, status: int, word: str) -> None:
+    assert tree.exit_word(code, status) == word

@@ -1,0 +1,52 @@
+"""What is sent to dbus-broker, whose end one wrong message would be."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from broker import errors
+from broker.engine import dbus_broker
+from broker.errors import Outcome
+
+# The reasons that Name.Reset takes; any other string ends the bus.
+KNOWN = {
+    "DestructiveTransaction",
+    "UnknownUnit",
+    "MaskedUnit",
+    "InvalidUnit",
+    "UnitFailure",
+    "StartupFailure",
+    "StartupSkipped",
+    "NameReleased",
+}
+
+
+def outcomes() -> list[type[Outcome]]:
+    """Every outcome that there is."""
+    return [
+        each
+        for each in vars(errors).values()
+        if inspect.isclass(each) and issubclass(each, Outcome)
+    ]
+
+
+@pytest.mark.parametrize("outcome", outcomes())
+def test_every_outcome_has_a_reason_that_it_knows(outcome: type[Outcome]) -> None:
+    assert dbus_broker.reason(outcome).removeprefix("org.bus1.DBus.Name.Error.") in KNOWN
+
+
+def test_the_policy_lets_our_own_user_and_root_in_and_nobody_else() -> None:
+    for version, signature in ((30, ")a(ss)b)"), (31, ")a(ss)b)"), (32, ")a(ss)bs)")):
+        policy = dbus_broker.policy(version, 1000)
+        assert policy.signature.endswith(signature)
+        batches = dict(policy.value[0])
+        assert {uid: batch[0] for uid, batch in batches.items()} == {
+            0xFFFFFFFF: False,
+            0: True,
+            1000: True,
+        }
+        # A rule of priority 0 would never apply.
+        assert all(batch[1] > 0 for batch in batches.values())
+    assert len(dbus_broker.policy(33, 0).value[0]) == 2

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import re
-import secrets
 import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -22,18 +21,12 @@ from broker.bus.connection import Connection
 from broker.bus.names import DRIVER, NameWatch
 from broker.bus.objects import ObjectServer
 from broker.catalog.catalog import Directory, load
-from broker.core import events as ev
-from broker.core.environment import check_name, check_value, inherited, parse_assignment
+from broker.control import DaemonControl
+from broker.core.environment import inherited
 from broker.core.exits import CLD_EXITED
 from broker.engine.base import EngineSettings
 from broker.engine.choose import choose
-from broker.errors import (
-    EngineFailed,
-    InvalidArgs,
-    NotRunning,
-    Outcome,
-    ShuttingDown,
-)
+from broker.errors import EngineFailed, Outcome, ShuttingDown
 from broker.process import kernel
 from broker.process.supervisor import Supervisor
 
@@ -42,7 +35,7 @@ if TYPE_CHECKING:
 
     from broker.catalog.descriptor import Descriptor
     from broker.core.events import Token
-    from broker.core.processes import Process, Processes
+    from broker.core.processes import Process
     from broker.engine.listen import Listener
     from broker.process.spawn import Program
 
@@ -79,21 +72,17 @@ class Config:
 
 
 class Daemon:
-    """A bus with everything that runs on it.
+    """A bus with everything that runs on it; it hears the events of all rooms.
 
     Made inside a running loop, on a process that has SIGCHLD blocked; ``start``,
-    then ``wait``, then ``stop``. It is the ``Control`` of the interface on the
-    bus, and hears the events of all rooms.
+    then ``wait``, then ``stop``.
     """
 
     def __init__(self, config: Config) -> None:
         engine, program = choose(config.engine)
         kernel.become_subreaper()
         self.config = config
-        self.limits = config.limits
-        self.engine_version = ""
         self.bus_address = ""
-        self.directories: Sequence[str] = [each.path for each in config.directories]
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._on_fault)
         self._ended = asyncio.Event()
@@ -109,12 +98,14 @@ class Daemon:
             config.limits, self.supervisor, self, null_output=config.null_output
         )
         self._activator.environment = inherited(config.environ)
+        self._control = DaemonControl(config.limits, self._activator, self.supervisor, self)
+        self._control.directories = [each.path for each in config.directories]
         settings = EngineSettings(
             program=program,
             listener=config.listener,
             machine_id=_machine_id(),
-            start_timeout=self.limits.activation_timeout
-            + self.limits.stop_timeout
+            start_timeout=config.limits.activation_timeout
+            + config.limits.stop_timeout
             + ENGINE_PATIENCE,
         )
         self._engine = engine(settings, self, self.supervisor.spawn)
@@ -130,7 +121,6 @@ class Daemon:
         self._loop.add_reader(self._open_signals(), self._on_signals)
         self._activator.set_descriptors(self._load())
         await self._engine.start(self.units.keys())
-        self.engine_version = self._engine.version
         listening = str(self.config.listener.address)
         try:
             self._connection = await Connection.to_bus(address.connect(listening))
@@ -138,7 +128,7 @@ class Daemon:
             self._set_bus_environment()
             await self._serve()
         except Outcome as e:
-            raise EngineFailed(f"{self.engine_version} does not serve us: {e}") from e
+            raise EngineFailed(f"{self._engine.version} does not serve us: {e}") from e
 
     def _open_signals(self) -> int:
         self._signal_fd = kernel.open_signalfd([signal.SIGCHLD])
@@ -158,9 +148,11 @@ class Daemon:
     async def _serve(self) -> None:
         self._names = NameWatch(self._connection, self)
         self._server = ObjectServer(self._connection, paths.ROOT, _machine_id())
+        self._control.engine_version = self._engine.version
+        self._control.bus_address = self.bus_address
         callers = BusCallers(self._connection)
-        publisher = Publisher(self._loop, self._server, self, callers)
-        for process in [*self.processes.live(), *self.processes.ended()]:
+        publisher = Publisher(self._loop, self._server, self._control, callers)
+        for process in [*self.supervisor.processes.live(), *self.supervisor.processes.ended()]:
             publisher.process_started(process)
         self._connection.on_message = self._on_message
         self._connection.on_closed = lambda: self.engine_gone("the bus closed our connection")
@@ -222,11 +214,13 @@ class Daemon:
         await self._activator.close()
 
         def only_engine() -> bool:
-            return all(process.pid == self._engine.pid for process in self.processes.live())
+            return all(
+                process.pid == self._engine.pid for process in self.supervisor.processes.live()
+            )
 
         # What belongs to no service: orphans, and what a command left behind.
         self.signal_strays(signal.SIGTERM)
-        if not await self.supervisor.until(only_engine, self.limits.stop_timeout):
+        if not await self.supervisor.until(only_engine, self.config.limits.stop_timeout):
             while not only_engine():
                 self.signal_strays(signal.SIGKILL)
                 await self.supervisor.until(only_engine, 0.02)
@@ -239,13 +233,13 @@ class Daemon:
 
     async def _stop_engine(self) -> None:
         self._engine.stop()
-        if self._engine.pid in self.processes:
+        if self._engine.pid in self.supervisor.processes:
             self.supervisor.signal_process(self._engine.pid, signal.SIGTERM)
             if not await self.supervisor.until(
-                lambda: not len(self.processes), ENGINE_STOP_TIMEOUT
+                lambda: not len(self.supervisor.processes), ENGINE_STOP_TIMEOUT
             ):
                 self.supervisor.signal(None, signal.SIGKILL)
-                await self.supervisor.until(lambda: not len(self.processes), None)
+                await self.supervisor.until(lambda: not len(self.supervisor.processes), None)
 
     def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Something failed that must not: the session ends, and says why."""
@@ -307,16 +301,8 @@ class Daemon:
         self._activator.requested(name, token)
 
     def environment_updated(self, changes: Mapping[str, str]) -> None:
-        """Of ``EngineEvents``: the client was told OK already, so bad entries are logged."""
-        for name, value in changes.items():
-            try:
-                check_name(name)
-                check_value(name, value)
-            except InvalidArgs as e:
-                log.warning("UpdateActivationEnvironment: %s", e)
-            else:
-                self._activator.environment[name] = value
-        self._environment_changed()
+        """Of ``EngineEvents``."""
+        self._control.take_environment(changes)
 
     async def reload_requested(self) -> None:
         """Of ``EngineEvents``."""
@@ -374,98 +360,23 @@ class Daemon:
         if self._publisher is not None:
             self._publisher.activation_failed(unit, error)
 
-    # -- Control: what clients ask for -----------------------------------------
-
-    @property
-    def units(self) -> Mapping[str, Unit]:
-        """Of ``Control``."""
-        return self._activator.units
-
-    @property
-    def environment(self) -> Mapping[str, str]:
-        """Of ``Control``."""
-        return self._activator.environment
-
-    @property
-    def processes(self) -> Processes:
-        """Of ``Control``."""
-        return self.supervisor.processes
-
-    def unit(self, name: str) -> Unit:
-        """Of ``Control``."""
-        return self._activator.unit(name)
-
-    def tree(self, service: str) -> list[int]:
-        """Of ``Control``."""
-        return self.supervisor.tree(service)
-
-    def service_of(self, pid: int) -> str | None:
-        """Of ``Control``."""
-        self.supervisor.adopt()
-        return self.supervisor.service_of(pid)
-
-    def find_process(self, pid: int) -> Process | None:
-        """Of ``Control``."""
-        self.supervisor.adopt()
-        return self.processes.newest(pid)
-
-    async def start_service(self, unit: Unit) -> None:
-        """Of ``Control``."""
-        await self._activator.start(unit)
-
-    async def stop_service(self, unit: Unit) -> None:
-        """Of ``Control``."""
-        if unit.service.owner and not unit.service.stoppable:
-            raise NotRunning(
-                f"{unit.service.name} is owned by {unit.service.owner}, which the broker "
-                "did not start"
-            )
-        await self._activator.stop(unit)
-
-    def kill_service(self, unit: Unit, whom: str, number: int) -> None:
-        """Of ``Control``."""
-        name = unit.service.name
-        if whom not in ("main", "all"):
-            raise InvalidArgs(f"whom is main or all, not {whom!r}")
-        if not 1 <= number <= signal.SIGRTMAX:
-            raise InvalidArgs(f"there is no signal {number}")
-        if whom == "all":
-            sent = bool(self.supervisor.signal(name, number))
-        else:
-            main = unit.service.main_pid
-            sent = bool(main) and self.supervisor.signal_process(main, number)
-        if not sent:
-            raise NotRunning(f"{name} has no {'main ' if whom == 'main' else ''}process")
-
-    def reset_failed(self, unit: Unit) -> None:
-        """Of ``Control``."""
-        self._activator.handle(unit, ev.ResetFailed())
-
-    def set_environment(self, assignments: Sequence[str]) -> None:
-        """Of ``Control``: all of them or none."""
-        changes = dict(parse_assignment(each) for each in assignments)
-        self._activator.environment.update(changes)
-        self._environment_changed()
-
-    def unset_environment(self, names: Sequence[str]) -> None:
-        """Of ``Control``: all of them or none."""
-        for name in names:
-            check_name(name)
-        for name in names:
-            self._activator.environment.pop(name, None)
-        self._environment_changed()
-
-    def _environment_changed(self) -> None:
+    def environment_changed(self) -> None:
+        """Of ``ControlEvents``."""
         if self._publisher is not None:
             self._publisher.manager_changed("Environment")
 
     async def exit(self, caller: str) -> None:
-        """Of ``Control``."""
+        """Of ``ControlEvents``: returns when every service has ended."""
         self._exit_callers.append(caller)
         self._end(None)
         await asyncio.shield(self._stopped_services)
 
     # -- for a command inside the session --------------------------------------
+
+    @property
+    def units(self) -> Mapping[str, Unit]:
+        """Every service, by name."""
+        return self._activator.units
 
     async def catch_up(self) -> None:
         """Hear all that the bus has to say about what was done before this call.
@@ -495,4 +406,4 @@ def _machine_id() -> str:
             text = file.read(64).strip()
             if re.fullmatch("[0-9a-f]{32}", text):
                 return text
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+import os
 from typing import TYPE_CHECKING, Final
 
 from broker.bus import interface
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 BUS_NAME: Final = "org.activation.Broker1"
 ROOT: Final = "/org/activation/Broker1"
 
-_XML: Final = files("broker.api")
-MANAGER: Final = interface.load(_XML / f"{BUS_NAME}.Manager.xml")
-SERVICE: Final = interface.load(_XML / f"{BUS_NAME}.Service.xml")
-PROCESS: Final = interface.load(_XML / f"{BUS_NAME}.Process.xml")
+_XML: Final = os.path.dirname(__file__)
+MANAGER: Final = interface.load(_XML, f"{BUS_NAME}.Manager")
+SERVICE: Final = interface.load(_XML, f"{BUS_NAME}.Service")
+PROCESS: Final = interface.load(_XML, f"{BUS_NAME}.Process")
 
 
 def of_service(name: str) -> str:

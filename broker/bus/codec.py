@@ -79,8 +79,32 @@ class MalformedMessageError(Outcome):
 
 
 def encode(message: Message) -> bytes:
-    """The bytes of a message whose serial is set; file descriptors travel beside them."""
+    r"""The bytes of a message whose serial is set; file descriptors travel beside them.
+
+    Strings of D-Bus are UTF-8. What the system gives (paths, the environment) need
+    not be, and is in Python a string with surrogates: its bytes are sent as ``\xff``.
+    """
+    try:
+        return _marshal(message)
+    except UnicodeEncodeError:
+        message.body = _escaped(message.body)
+        return _marshal(message)
+
+
+def _marshal(message: Message) -> bytes:
     return bytes(message._marshall(negotiate_unix_fd=True))  # noqa: SLF001 - there is no public one
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if isinstance(value, list):
+        return [_escaped(each) for each in value]
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(each) for key, each in value.items()}
+    if isinstance(value, Variant):
+        return Variant(value.signature, _escaped(value.value))
+    return value
 
 
 def decode(frame: bytes) -> Message | None:

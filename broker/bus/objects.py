@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from abc import ABC, abstractmethod
-from importlib.resources import files
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from broker.bus import interface
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_XML = files("broker.bus") / "xml"
-PEER: Final = interface.load(_XML / "org.freedesktop.DBus.Peer.xml")
-INTROSPECTABLE: Final = interface.load(_XML / "org.freedesktop.DBus.Introspectable.xml")
-PROPERTIES: Final = interface.load(_XML / "org.freedesktop.DBus.Properties.xml")
-OBJECT_MANAGER: Final = interface.load(_XML / "org.freedesktop.DBus.ObjectManager.xml")
+_XML: Final = os.path.join(os.path.dirname(__file__), "xml")
+PEER: Final = interface.load(_XML, "org.freedesktop.DBus.Peer")
+INTROSPECTABLE: Final = interface.load(_XML, "org.freedesktop.DBus.Introspectable")
+PROPERTIES: Final = interface.load(_XML, "org.freedesktop.DBus.Properties")
+OBJECT_MANAGER: Final = interface.load(_XML, "org.freedesktop.DBus.ObjectManager")
 
 _DOCTYPE: Final = (
     '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
@@ -120,8 +121,9 @@ class ObjectServer:
                 if not children and parent != "/":
                     del self._children[parent]
 
-    def _exists(self, path: str) -> bool:
-        return path in self._objects or path in self._children
+    def _check_exists(self, path: str) -> None:
+        if path not in self._objects and path not in self._children:
+            raise UnknownObject(f"there is no object at {path}")
 
     # -- signals ---------------------------------------------------------------
 
@@ -174,10 +176,13 @@ class ObjectServer:
             )
 
     async def _answer(
-        self, call: Message, results: str, work: Coroutine[Any, Any, list[Any]]
+        self, call: Message, results: str, work: Callable[[], Coroutine[Any, Any, list[Any]]]
     ) -> None:
         try:
-            body = await work
+            body = await work()
+            self.before_reply()
+            # Here, since results that are not of the XML's types are a fault as well.
+            self._connection.reply(call, results, body)
         except Outcome as e:
             self.before_reply()
             self._connection.reply_error(call, e)
@@ -185,32 +190,30 @@ class ObjectServer:
             # The caller learns that it failed, the log learns why.
             self._connection.reply_error(call, Outcome(f"{call.member} failed in the broker"))
             raise
-        else:
-            self.before_reply()
-            self._connection.reply(call, results, body)
 
     async def finish(self) -> None:
         """Return when every call that came has been answered."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _find(self, call: Message) -> tuple[str, Coroutine[Any, Any, list[Any]]]:
+    def _find(self, call: Message) -> tuple[str, Callable[[], Coroutine[Any, Any, list[Any]]]]:
         """The results' signature and the work; raises the standard errors, in their order."""
         path, member = call.path, call.member
         # "On receipt of the METHOD_CALL message org.freedesktop.DBus.Peer.Ping, an
         # application should do nothing other than reply. It does not matter which
         # object path a ping is sent to."
-        if call.interface != PEER.name and not self._exists(path):
-            raise UnknownObject(f"there is no object at {path}")
-        standard: dict[str, tuple[InterfaceSpec, Any]] = {
-            PEER.name: (PEER, self._peer),
-            INTROSPECTABLE.name: (INTROSPECTABLE, self._introspect),
+        if call.interface != PEER.name:
+            self._check_exists(path)
+        handlers = {
+            PEER.name: self._peer,
+            INTROSPECTABLE.name: self._introspect,
+            PROPERTIES.name: self._properties,
+            OBJECT_MANAGER.name: self._managed,
         }
-        objects = self._objects.get(path, ())
-        if objects:
-            standard[PROPERTIES.name] = (PROPERTIES, self._properties)
-        if path == self._root:
-            standard[OBJECT_MANAGER.name] = (OBJECT_MANAGER, self._managed)
-        candidates = {each.spec.name: (each.spec, each.call) for each in objects} | standard
+        candidates: dict[str, tuple[InterfaceSpec, Any]] = {
+            each.spec.name: (each.spec, each.call) for each in self._objects.get(path, ())
+        }
+        for spec in self._standard(path):
+            candidates[spec.name] = (spec, handlers[spec.name])
         if call.interface is not None:
             if call.interface not in candidates:
                 raise UnknownInterface(f"{path} has no interface {call.interface}")
@@ -225,43 +228,48 @@ class ObjectServer:
                         f"{member} takes arguments of type ({method.arguments}), "
                         f"not ({call.signature})"
                     )
-                if spec in (PEER, INTROSPECTABLE, PROPERTIES, OBJECT_MANAGER):
-                    return method.results, work(path, member, call.body)
-                return method.results, work(member, call.body, call.sender)
+                if spec.name in handlers:
+                    return method.results, partial(work, path, member, call.body)
+                return method.results, partial(work, member, call.body, call.sender)
         where = call.interface or path
         raise UnknownMethod(f"{where} has no method {member}")
 
     # -- standard interfaces ---------------------------------------------------
 
+    def _standard(self, path: str) -> list[InterfaceSpec]:
+        specs = [PEER, INTROSPECTABLE]
+        if path in self._objects:
+            specs.append(PROPERTIES)
+        if path == self._root:
+            specs.append(OBJECT_MANAGER)
+        return specs
+
     async def _peer(self, _path: str, member: str, _arguments: list[Any]) -> list[Any]:
         return [] if member == "Ping" else [self._machine_id]
 
     async def _introspect(self, path: str, _member: str, _arguments: list[Any]) -> list[Any]:
-        objects = self._objects.get(path, ())
-        specs = [PEER, INTROSPECTABLE]
-        if objects:
-            specs.append(PROPERTIES)
-        if path == self._root:
-            specs.append(OBJECT_MANAGER)
-        specs += [each.spec for each in objects]
+        self._check_exists(path)  # still: it may have gone since the call was read
+        specs = self._standard(path)
+        specs += [each.spec for each in self._objects.get(path, ())]
         children = "".join(f'<node name="{name}"/>\n' for name in self._children.get(path, ()))
         return [f"{_DOCTYPE}<node>\n{''.join(spec.xml for spec in specs)}{children}</node>\n"]
 
     async def _managed(self, _path: str, _member: str, _arguments: list[Any]) -> list[Any]:
-        below = self._root + "/"
+        below = self._root.rstrip("/") + "/"
         return [
             {
                 path: {each.spec.name: each.get_all() for each in interfaces}
                 for path, interfaces in self._objects.items()
-                if path.startswith(below)
+                if path.startswith(below) and path != self._root
             }
         ]
 
     async def _properties(self, path: str, member: str, arguments: list[Any]) -> list[Any]:
-        objects = self._objects[path]
+        self._check_exists(path)
+        objects = self._objects.get(path, ())
         name = arguments[0]
         chosen = [each for each in objects if name in ("", each.spec.name)]
-        if not chosen and name not in {spec.name for spec in (PEER, INTROSPECTABLE, PROPERTIES)}:
+        if not chosen and name not in {spec.name for spec in self._standard(path)}:
             raise UnknownInterface(f"{path} has no interface {name}")
         if member == "GetAll":
             return [{key: value for each in chosen for key, value in each.get_all().items()}]
@@ -277,6 +285,6 @@ class ObjectServer:
 def _steps(path: str) -> Iterator[tuple[str, str]]:
     """Each (parent, child name) on the way from the root to a path."""
     parent = "/"
-    for name in path[1:].split("/"):
+    for name in filter(None, path.split("/")):
         yield parent, name
         parent = f"{parent.rstrip('/')}/{name}"

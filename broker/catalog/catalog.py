@@ -46,7 +46,8 @@ def standard_directories(environ: Mapping[str, str]) -> tuple[Directory, ...]:
 
     The variables are read by the XDG Base Directory Specification: an empty one counts as not
     set, and a path that is not absolute is ignored. (dbus-daemon takes an empty one as no
-    directory, and would look up a relative path from wherever it was started.)
+    directory, looks up a relative path from where it was started, and has the home directory from
+    the user database: a test with a HOME of its own would get the user's real services.)
     """
     home = environ.get("HOME", "")
     data_home = environ.get("XDG_DATA_HOME") or (home and f"{home}/.local/share")
@@ -92,8 +93,8 @@ def load(directories: Sequence[Directory], *, report_shadowed: bool = False) -> 
 
 
 def _services_in(base: str) -> str:
-    # Not normpath: `link/..` is not always where the link is.
-    # XDG_DATA_DIRS often names one directory twice, with a slash at its end and without.
+    # XDG_DATA_DIRS often names one directory twice, with a slash at its end and without. Not
+    # normpath, though: `link/..` is not always where the link is.
     parts = [part for part in base.split("/") if part not in ("", ".")]
     return "/" + "/".join([*parts, "dbus-1", "services"])
 

@@ -83,7 +83,7 @@ def _line_at(data: bytes, offset: int) -> int:
 
 
 def _group_name(number: int, line: str) -> str:
-    if len(line) == 1 or line[-1] != "]":
+    if line[-1] != "]":
         raise KeyFileError(number, f"{quoted(line)} is no group header: it does not end in ]")
     name = line[1:-1]
     if _GROUP_NAME.fullmatch(name) is None:

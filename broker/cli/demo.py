@@ -50,7 +50,7 @@ def command(engine: str) -> None:
     }
     with closing(listen.private(environ)) as listener:
         config = options.config(listener, environ, chosen)
-        ended = run(config, [sys.executable, "-m", "broker.demo.tour"])
+        ended = run(config, [sys.executable, "-P", "-m", "broker.demo.tour"])
     if ended.exit.code != CLD_EXITED or ended.exit.status:
         sys.exit(1)
     print(f"The session has ended; processes left behind: {len(procfs.children())}")
@@ -69,7 +69,7 @@ def _without_broker() -> None:
     read, write = os.pipe()
     child = os.posix_spawn(
         sys.executable,
-        [sys.executable, "-m", "broker.demo", "orphan"],
+        [sys.executable, "-P", "-m", "broker.demo", "orphan"],
         os.environ,
         file_actions=[(os.POSIX_SPAWN_DUP2, write, 1)],
     )

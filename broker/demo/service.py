@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from broker.bus import address, interface
@@ -21,7 +20,7 @@ PATH = "/org/activation/Demo"
 class Demo(Interface):
     """``org.activation.Demo``."""
 
-    spec: ClassVar[InterfaceSpec] = interface.load(files("broker.demo") / "org.activation.Demo.xml")
+    spec: ClassVar[InterfaceSpec] = interface.load(os.path.dirname(__file__), "org.activation.Demo")
 
     def get(self, name: str) -> Any:
         """There are no properties."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from typing import TYPE_CHECKING, Final
 
 from broker.errors import EngineMissing
@@ -29,10 +29,19 @@ def choose(name: str) -> tuple[type[Engine], str]:
     """
     wanted = CHOICES[1:] if name == "auto" else (name,)
     for each in wanted:
-        program = shutil.which(each)
+        program = _find(each)
         if program is not None:
             return _engine(each), program
     raise EngineMissing(f"no message bus found ({' or '.join(wanted)}); {_PACKAGES}")
+
+
+def _find(program: str) -> str | None:
+    # Not by shutil, which is 1 MB of compressors in memory for this one call.
+    for directory in os.get_exec_path():
+        path = os.path.join(directory, program)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return None
 
 
 def _engine(name: str) -> type[Engine]:

@@ -16,8 +16,6 @@ import asyncio
 import itertools
 import logging
 import os
-import shutil
-import tempfile
 from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape
 
@@ -25,6 +23,7 @@ from broker.bus import address
 from broker.bus.codec import Message, MessageType
 from broker.bus.connection import Connection
 from broker.engine.base import START_TIMEOUT, Engine, read_pipe
+from broker.engine.listen import private_directory
 from broker.errors import EngineFailed, Outcome, UnknownMethod, UnknownObject
 
 if TYPE_CHECKING:
@@ -104,6 +103,7 @@ class DBusDaemon(Engine):
         super().__init__(settings, events, spawn)
         self._directory = ""
         self._services = ""
+        self._config = ""
         self._names: frozenset[str] = frozenset()
         self._tokens = itertools.count(1)
         self._link: Connection | None = None
@@ -113,13 +113,14 @@ class DBusDaemon(Engine):
     async def start(self, names: Collection[str]) -> None:
         """Start it on a directory of generated files, and own systemd's name on it."""
         self.version = "dbus-daemon " + await self._read_version(r"Daemon (\S+)")
-        self._directory = tempfile.mkdtemp(prefix="dbus-activator-")
+        self._directory = private_directory(os.environ)
         self._services = os.path.join(self._directory, "services")
         os.mkdir(self._services)
         self._write_services(frozenset(names))
+        self._config = self._write_config()
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
-            self.pid = self._launch_on(self._write_config(), write)
+            self.pid = self._launch_on(write)
         finally:
             os.close(write)
         printed = await read_pipe(read, b"\n")
@@ -147,10 +148,10 @@ class DBusDaemon(Engine):
             )
         return path
 
-    def _launch_on(self, config: str, print_fd: int) -> int:
+    def _launch_on(self, print_fd: int) -> int:
         argv = [
             self.settings.program,
-            f"--config-file={config}",
+            f"--config-file={self._config}",
             "--systemd-activation",
             "--nofork",
             "--nosyslog",
@@ -221,7 +222,10 @@ class DBusDaemon(Engine):
             self._link.on_closed = lambda: None
             self._link.close()
         if self._directory:
-            shutil.rmtree(self._directory)
+            self._write_services(frozenset())
+            os.rmdir(self._services)
+            os.unlink(self._config)
+            os.rmdir(self._directory)
 
     # -- what it says ----------------------------------------------------------
 

@@ -9,6 +9,7 @@ search.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import resource
@@ -280,15 +281,16 @@ class Supervisor:
         for pid in pids:
             try:
                 self._signal_safely(pid, number)
-                if number == signal.SIGTERM:
-                    # A stopped process takes it only when it goes on.
-                    self._signal_safely(pid, signal.SIGCONT)
             except ProcessLookupError:
                 continue
             except PermissionError:
                 log.warning("process %d is another user's and cannot be ended", pid)
                 continue
             sent += 1
+            if number == signal.SIGTERM:
+                # A stopped process takes it only when it goes on.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    self._signal_safely(pid, signal.SIGCONT)
         return sent
 
     def _signal_safely(self, pid: int, number: int) -> None:
@@ -299,9 +301,11 @@ class Supervisor:
         fd = os.pidfd_open(pid)
         try:
             # The PID may have been given to somebody else since it was listed; the
-            # descriptor holds whoever has it now, so now is the time to look.
-            if any(ancestor in self.processes for ancestor in _ancestors(pid)):
-                signal.pidfd_send_signal(fd, number)
+            # descriptor holds whoever has it now, so now is the time to look. Its
+            # parent may have ended since, and left it to us.
+            if os.getpid() not in _ancestors(pid):
+                raise ProcessLookupError(f"process {pid} is not below us")
+            signal.pidfd_send_signal(fd, number)
         finally:
             os.close(fd)
 
@@ -312,7 +316,7 @@ class Supervisor:
 
 def _ancestors(pid: int) -> Iterator[int]:
     about = procfs.stat(pid)
-    while about is not None and about.ppid > 1:
+    while about is not None and about.ppid > 0:
         yield about.ppid
         about = procfs.stat(about.ppid)
 

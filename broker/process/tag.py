@@ -45,7 +45,7 @@ class Tagger:
         outer = 0
         self.stride = 0
         for stride in _STRIDES:
-            if hard == resource.RLIM_INFINITY or (outer and hard % outer == 0):
+            if hard == resource.RLIM_INFINITY or (outer and hard > 0 and hard % outer == 0):
                 self.stride = stride
                 break
             outer = stride
@@ -68,7 +68,8 @@ class Tagger:
             self.stride = 0
             return None
         self._next = value
-        return value
+        # The last value is nobody's: whatever is spawned from then on bears it.
+        return value if value - self.stride > self._floor else None
 
 
 def read(pid: int) -> int | None:

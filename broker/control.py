@@ -1,0 +1,159 @@
+"""What clients of the interface on the bus may ask of a session."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from typing import TYPE_CHECKING, Protocol
+
+from broker.core import events as ev
+from broker.core.environment import check_name, check_value, parse_assignment
+from broker.errors import InvalidArgs, NotRunning
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from broker.activation import Activator, Limits, Unit
+    from broker.core.processes import Process, Processes
+    from broker.process.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+
+class ControlEvents(Protocol):
+    """What concerns the session as a whole."""
+
+    async def reload(self) -> None:
+        """Read the descriptors again."""
+
+    async def exit(self, caller: str) -> None:
+        """End the session."""
+
+    def environment_changed(self) -> None:
+        """The activation environment is another one."""
+
+
+class DaemonControl:
+    """The ``Control`` of the interface: ``api.control`` says what each of these does."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        activator: Activator,
+        supervisor: Supervisor,
+        events: ControlEvents,
+    ) -> None:
+        self.limits = limits
+        self.engine_version = ""
+        self.bus_address = ""
+        self.directories: Sequence[str] = ()
+        self._activator = activator
+        self._supervisor = supervisor
+        self._events = events
+
+    # -- what there is ---------------------------------------------------------
+
+    @property
+    def units(self) -> Mapping[str, Unit]:
+        """Of ``Control``."""
+        return self._activator.units
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Of ``Control``."""
+        return self._activator.environment
+
+    @property
+    def processes(self) -> Processes:
+        """Of ``Control``."""
+        return self._supervisor.processes
+
+    def unit(self, name: str) -> Unit:
+        """Of ``Control``."""
+        return self._activator.unit(name)
+
+    def tree(self, service: str) -> list[int]:
+        """Of ``Control``."""
+        return self._supervisor.tree(service)
+
+    def service_of(self, pid: int) -> str | None:
+        """Of ``Control``."""
+        self._supervisor.adopt()
+        return self._supervisor.service_of(pid)
+
+    def find_process(self, pid: int) -> Process | None:
+        """Of ``Control``."""
+        self._supervisor.adopt()
+        return self.processes.newest(pid)
+
+    # -- services --------------------------------------------------------------
+
+    async def start_service(self, unit: Unit) -> None:
+        """Of ``Control``."""
+        await self._activator.start(unit)
+
+    async def stop_service(self, unit: Unit) -> None:
+        """Of ``Control``."""
+        if unit.service.owner and not unit.service.stoppable:
+            raise NotRunning(
+                f"{unit.service.name} is owned by {unit.service.owner}, which the broker "
+                "did not start"
+            )
+        await self._activator.stop(unit)
+
+    def kill_service(self, unit: Unit, whom: str, number: int) -> None:
+        """Of ``Control``."""
+        name = unit.service.name
+        if whom not in ("main", "all"):
+            raise InvalidArgs(f"whom is main or all, not {whom!r}")
+        if not 1 <= number <= signal.SIGRTMAX:
+            raise InvalidArgs(f"there is no signal {number}")
+        if whom == "all":
+            sent = bool(self._supervisor.signal(name, number))
+        else:
+            main = unit.service.main_pid
+            sent = bool(main) and self._supervisor.signal_process(main, number)
+        if not sent:
+            raise NotRunning(f"{name} has no {'main ' if whom == 'main' else ''}process")
+
+    def reset_failed(self, unit: Unit) -> None:
+        """Of ``Control``."""
+        self._activator.handle(unit, ev.ResetFailed())
+
+    # -- the activation environment --------------------------------------------
+
+    def set_environment(self, assignments: Sequence[str]) -> None:
+        """Of ``Control``: all of them or none."""
+        changes = dict(parse_assignment(each) for each in assignments)
+        self._activator.environment.update(changes)
+        self._events.environment_changed()
+
+    def unset_environment(self, names: Sequence[str]) -> None:
+        """Of ``Control``: all of them or none."""
+        for name in names:
+            check_name(name)
+        for name in names:
+            self._activator.environment.pop(name, None)
+        self._events.environment_changed()
+
+    def take_environment(self, changes: Mapping[str, str]) -> None:
+        """Changes that the bus has said yes to already: what is bad in them is logged."""
+        for name, value in changes.items():
+            try:
+                check_name(name)
+                check_value(name, value)
+            except InvalidArgs as e:
+                log.warning("UpdateActivationEnvironment: %s", e)
+            else:
+                self._activator.environment[name] = value
+        self._events.environment_changed()
+
+    # -- the session -----------------------------------------------------------
+
+    async def reload(self) -> None:
+        """Of ``Control``."""
+        await self._events.reload()
+
+    async def exit(self, caller: str) -> None:
+        """Of ``Control``."""
+        await self._events.exit(caller)

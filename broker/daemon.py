@@ -11,7 +11,7 @@ import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from broker.activation import Activator, Limits, Unit
+from broker.activation import KILL_PERIOD, Activator, Limits, Unit
 from broker.api import paths
 from broker.api.callers import BusCallers
 from broker.api.publisher import Publisher
@@ -49,6 +49,8 @@ ENGINE_PATIENCE: Final = 10.0
 # For the engine to end after SIGTERM, and for callers to take their last
 # answers; it is killed, or they are left, after that.
 ENGINE_STOP_TIMEOUT: Final = 2.0
+# So often SIGKILL is sent at the end to whatever forks faster than it is found.
+KILL_ROUNDS: Final = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,35 +213,40 @@ class Daemon:
                 await self._connection.call(caller, "/", "org.freedesktop.DBus.Peer", "Ping")
 
     async def _stop_processes(self) -> None:
-        await self._activator.close()
-
-        def only_engine() -> bool:
-            return all(
-                process.pid == self._engine.pid for process in self.supervisor.processes.live()
-            )
-
+        """End everything but the engine: SIGTERM, SIGKILL, and in the end a complaint."""
+        closing = self._loop.create_task(self._activator.close())
         # What belongs to no service: orphans, and what a command left behind.
-        self.signal_strays(signal.SIGTERM)
-        if not await self.supervisor.until(only_engine, self.config.limits.stop_timeout):
-            while not only_engine():
-                self.signal_strays(signal.SIGKILL)
-                await self.supervisor.until(only_engine, 0.02)
-
-    def signal_strays(self, number: int) -> None:
-        """Send a signal to every process but the engine."""
-        for pid in self.supervisor.tree(None):
+        for pid in self.supervisor.tree(""):
             if pid != self._engine.pid:
-                self.supervisor.signal_process(pid, number)
+                self.supervisor.signal_process(pid, signal.SIGTERM)
+        if not await self.supervisor.until(self._only_engine, self.config.limits.stop_timeout):
+            for _ in range(KILL_ROUNDS):
+                for pid in self._others():
+                    self.supervisor.signal_process(pid, signal.SIGKILL)
+                if await self.supervisor.until(self._only_engine, KILL_PERIOD):
+                    break
+            else:
+                # A process that has become another user's, for all that we may do.
+                log.error("processes that cannot be ended are left: %s", self._others())
+                closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+
+    def _others(self) -> list[int]:
+        return [pid for pid in self.supervisor.tree(None) if pid != self._engine.pid]
+
+    def _only_engine(self) -> bool:
+        live = self.supervisor.processes.live()
+        return all(process.pid == self._engine.pid for process in live)
 
     async def _stop_engine(self) -> None:
         self._engine.stop()
-        if self._engine.pid in self.supervisor.processes:
-            self.supervisor.signal_process(self._engine.pid, signal.SIGTERM)
-            if not await self.supervisor.until(
-                lambda: not len(self.supervisor.processes), ENGINE_STOP_TIMEOUT
-            ):
-                self.supervisor.signal(None, signal.SIGKILL)
-                await self.supervisor.until(lambda: not len(self.supervisor.processes), None)
+        pid = self._engine.pid
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if pid in self.supervisor.processes:
+                self.supervisor.signal_process(pid, number)
+                await self.supervisor.until(
+                    lambda: pid not in self.supervisor.processes, ENGINE_STOP_TIMEOUT
+                )
 
     def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Something failed that must not: the session ends, and says why."""

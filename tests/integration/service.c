@@ -1,10 +1,11 @@
 /* A D-Bus service that behaves as it is told, well or badly, and starts in a
  * millisecond: hundreds of them are activated in one test.
  *
- *   service [-d] [-l] [-x STATUS] [-k SIGNAL] [-w FILE] NAME
+ *   service [-d] [-l] [-u] [-x STATUS] [-k SIGNAL] [-w FILE] NAME
  *
  *   -d  daemonize by two forks before anything else
  *   -l  leave a sleeping orphan behind before taking the name
+ *   -u  become root for good, if the file is set-user-ID, before taking the name
  *   -x  exit with STATUS before taking the name
  *   -k  end by SIGNAL before taking the name
  *   -w  wait for FILE (a FIFO) to be opened and closed before the above
@@ -12,6 +13,7 @@
  * Methods of org.activation.Test, on any path:
  *   Echo(s) -> s, Exit(i), Raise(i), Release(), Environment() -> as
  */
+#define _GNU_SOURCE
 #include <dbus/dbus.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -121,10 +123,14 @@ int main(int argc, char **argv)
     int option, status = -1, number = 0, daemon_wanted = 0, orphan_wanted = 0;
     DBusConnection *bus;
 
-    while ((option = getopt(argc, argv, "dlx:k:w:")) != -1) {
+    while ((option = getopt(argc, argv, "dlux:k:w:")) != -1) {
         switch (option) {
         case 'd': daemon_wanted = 1; break;
         case 'l': orphan_wanted = 1; break;
+        case 'u':
+            if (setresuid(0, 0, 0))
+                return 102;
+            break;
         case 'x': status = atoi(optarg); break;
         case 'k': number = atoi(optarg); break;
         case 'w': fifo = optarg; break;

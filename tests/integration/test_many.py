@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
+from broker.errors import Outcome
 from broker.process import procfs
 
 if TYPE_CHECKING:
@@ -78,4 +80,30 @@ async def test_a_service_that_ignores_sigterm_is_killed(place: Place) -> None:
         await bus.client.call("StopService", "s", NAMES[0])
         assert await bus.get(NAMES[0], "PIDs", "ExecMainStatus") == ([], 9)
         with pytest.raises(Exception, match="was stopped before"):
+            await start
+
+
+async def test_a_process_that_cannot_be_ended_is_named(place: Place) -> None:
+    """One that became root for good, below an ordinary user's broker."""
+    if place.user.uid is None:
+        return  # nothing is beyond root, and a user cannot make such a program
+    program = place.path / "setuid"
+    shutil.copy(place.service, program)
+    program.chmod(0o4755)
+    # It takes no name: it could not connect, as another user than the bus's.
+    fifo = place.fifo("gate")
+    place.add(NAMES[0], f"{program} -u -w {fifo} -x 0 {NAMES[0]}")
+    async with place.serve("--stop-timeout=0.1", "--output=null") as bus:
+        start = asyncio.create_task(bus.client.call("StartService", "s", NAMES[0]))
+        gate = await asyncio.to_thread(open, fifo, "wb")
+        try:
+            (pid,) = await bus.get(NAMES[0], "PIDs")
+            bus.kill(signal.SIGTERM)
+            said = await bus.ended()
+            assert f"processes that cannot be ended are left: [{pid}]" in said
+            assert bus.status == 0
+            assert procfs.alive(pid)
+        finally:
+            gate.close()  # which lets it go
+        with pytest.raises(Outcome):
             await start

@@ -17,13 +17,14 @@ from broker.core.exits import Result
 from broker.core.service import Service, State
 from broker.core.start_limit import StartLimit
 from broker.errors import Outcome, ServiceUnknown, SpawnFileInvalid
-from broker.process import clock
+from broker.process import clock, procfs
 from broker.process.spawn import Program, SpawnRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from broker.catalog.descriptor import Descriptor
+    from broker.core.clock import Instant
     from broker.core.processes import Process
     from broker.process.supervisor import Supervisor
 
@@ -185,16 +186,26 @@ class Activator:
         unit = self.units.get(name)
         if unit is None:
             return
-        # The owner may be an orphan that nobody has told us of yet.
-        self._supervisor.adopt()
-        process = self._supervisor.processes.get(pid)
-        service = self._supervisor.service_of(pid) if pid else name
+        service, started = self._who(pid) if pid else (name, clock.now())
         if service == name:
             kind = OwnerKind.OWN
         else:
             kind = OwnerKind.FOREIGN if service is None else OwnerKind.OTHER
-        started = process.started if process else clock.now()
         self.handle(unit, ev.NameAcquired(owner, pid, kind, started))
+
+    def _who(self, pid: int) -> tuple[str | None, Instant]:
+        """The service of a process that took a name, and when it was started."""
+        # It may be an orphan that nobody has told us of yet.
+        self._supervisor.adopt()
+        process = self._supervisor.processes.get(pid)
+        about = procfs.stat(pid)
+        if process is None and about is None:
+            # It may have ended while the bus was asked who it was.
+            process = self._supervisor.processes.newest(pid)
+        if process is not None:
+            return process.service, process.started
+        started = clock.of_ticks(about.start_ticks) if about else clock.now()
+        return self._supervisor.service_of(pid), started
 
     def name_lost(self, name: str) -> None:
         """Nobody owns the name any more."""

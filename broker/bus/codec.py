@@ -16,11 +16,8 @@ one on asyncio's transports. Two mends are needed here:
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import struct
 import typing
-import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.errors import Outcome
@@ -28,19 +25,15 @@ from broker.errors import Outcome
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-with warnings.catch_warnings():
-    # Python 3.13 deprecates, and 3.15 drops, a decorator that dbus-next applies
-    # to its own decorators; 3.14 deprecates asyncio's coroutine test. Neither
-    # does anything for us, so what is missing is put back before the import.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    if not hasattr(typing, "no_type_check_decorator"):
-        typing.no_type_check_decorator = lambda decorator: decorator
-    if not hasattr(asyncio, "iscoroutinefunction"):
-        asyncio.iscoroutinefunction = inspect.iscoroutinefunction  # type: ignore[assignment]
-    from dbus_next import Message, MessageFlag, MessageType, Variant
-    from dbus_next._private.unmarshaller import Unmarshaller
-    from dbus_next.signature import SignatureTree
-    from dbus_next.validators import assert_bus_name_valid
+# Python 3.15 has dropped a function of typing that dbus-next imports, for its own
+# decorators, which are not used here: any object will do.
+if not hasattr(typing, "no_type_check_decorator"):
+    typing.no_type_check_decorator = lambda decorator: decorator
+
+from dbus_next import Message, MessageFlag, MessageType, Variant
+from dbus_next._private.unmarshaller import Unmarshaller
+from dbus_next.signature import SignatureTree
+from dbus_next.validators import assert_bus_name_valid
 
 __all__ = [
     "MalformedMessageError",

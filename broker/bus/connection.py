@@ -71,6 +71,8 @@ class Connection(asyncio.Protocol):
         self._expected = [b"DATA", b"OK"] + ([b"AGREE_UNIX_FD"] if pass_fds else [])
         self._splitter = Splitter()
         self._closing = False  # by us, not by the peer
+        self._caught_up = asyncio.Event()
+        self._caught_up.set()
         self._serial = 0
         self._pending: dict[int, Callable[[Message | Outcome], None]] = {}
 
@@ -158,6 +160,7 @@ class Connection(asyncio.Protocol):
         reason = Disconnected(f"the connection has ended: {exc or 'closed'}")
         if not self._ready.done():
             self._ready.set_exception(reason)
+        self._caught_up.set()
         pending, self._pending = self._pending, {}
         for on_reply in pending.values():
             on_reply(reason)
@@ -168,11 +171,13 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The peer is behind: take no more work from it."""
         assert self._transport is not None
+        self._caught_up.clear()
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The peer has caught up."""
         assert self._transport is not None
+        self._caught_up.set()
         self._transport.resume_reading()
 
     # -- reading ---------------------------------------------------------------
@@ -233,6 +238,10 @@ class Connection(asyncio.Protocol):
     def behind(self) -> int:
         """Bytes that the peer has not taken yet."""
         return self._transport.get_write_buffer_size() if self._transport else 0
+
+    async def caught_up(self) -> None:
+        """Return when the peer is not behind, or has gone."""
+        await self._caught_up.wait()
 
     def send(self, message: Message) -> int:
         """Queue a message and return its serial; dropped if the connection has ended."""

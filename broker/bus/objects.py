@@ -99,6 +99,7 @@ class ObjectServer:
         self._children: dict[str, dict[str, int]] = {"/": {}}
         # asyncio keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
 
     # -- the tree --------------------------------------------------------------
 
@@ -179,6 +180,10 @@ class ObjectServer:
         self, call: Message, results: str, work: Callable[[], Coroutine[Any, Any, list[Any]]]
     ) -> None:
         try:
+            # One reading can bring thousands of calls with large answers: the next is
+            # begun when the peer has taken most of those before.
+            async with self._turn:
+                await self._connection.caught_up()
             body = await work()
             self.before_reply()
             # Here, since results that are not of the XML's types are a fault as well.

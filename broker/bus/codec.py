@@ -44,7 +44,6 @@ __all__ = [
     "Variant",
     "decode",
     "encode",
-    "matches_signature",
     "signal",
 ]
 
@@ -198,12 +197,3 @@ class Splitter:
 def signal(path: str, interface: str, member: str, signature: str, body: list[Any]) -> Message:
     """A signal; broadcast unless its destination is set."""
     return Message.new_signal(path, interface, member, signature, body)
-
-
-def matches_signature(signature: str, value: Any) -> bool:
-    """Whether a Python value can be sent as the type."""
-    try:
-        Variant(signature, value)
-    except ValueError:
-        return False
-    return True

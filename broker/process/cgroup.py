@@ -90,15 +90,6 @@ class Cgroups:
                 self.telling = False
                 log.warning("cannot return to the cgroup %s: %s", self._home, e.strerror)
 
-    def members(self, path: str) -> list[int]:
-        """Live processes in a directory and below it, ours excepted."""
-        found: list[int] = []
-        if self._mount is not None:
-            for directory, _, _ in os.walk(self._mount + path):
-                data = procfs.read(f"{directory}/cgroup.procs") or b""
-                found += [int(pid) for pid in data.split()]
-        return [pid for pid in found if pid != os.getpid()]
-
     def kill(self, path: str) -> bool:
         """SIGKILL to all in a directory at once, whatever they fork (Linux 5.14 and newer)."""
         if not self.telling or path == self.current:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 _libc = ctypes.CDLL(None, use_errno=True)
 
 # <linux/prctl.h>
-PR_SET_PDEATHSIG: Final = 1
 PR_SET_CHILD_SUBREAPER: Final = 36
 PR_GET_CHILD_SUBREAPER: Final = 37
 # sizeof(sigset_t) in glibc and musl; the kernel reads the first 8 bytes.

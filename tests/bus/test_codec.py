@@ -26,7 +26,6 @@ from broker.bus.codec import (
     Variant,
     decode,
     encode,
-    matches_signature,
 )
 from tests.bus import wire
 
@@ -421,24 +420,6 @@ def test_lengths_that_overflow_32_bits_are_refused() -> None:
 
 
 # -- the small ones ------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("signature", "value", "fits"),
-    [
-        ("s", "a", True),
-        ("s", 1, False),
-        ("as", ["a"], True),
-        ("as", ["a", None], False),
-        ("u", -1, False),
-        ("o", "no path", False),
-        ("ss", ["a", "b"], False),
-        ("?", "a", False),
-        ("a{ss}", {"a": "b"}, True),
-    ],
-)
-def test_a_value_is_held_against_a_signature(signature: str, value: object, fits: bool) -> None:
-    assert matches_signature(signature, value) is fits
 
 
 def test_a_signal_is_broadcast() -> None:

@@ -61,7 +61,10 @@ class SpawnRefused:
 
 @dataclass(frozen=True, slots=True)
 class NameAcquired:
-    """A connection took the name; ``pid`` is its process (0 if it has gone already)."""
+    """A connection took the name; ``pid`` is its process (0 if it has gone already).
+
+    ``started`` is as in the process's ``ProcessExited``, which may have come first.
+    """
 
     owner: str
     pid: int

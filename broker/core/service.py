@@ -13,14 +13,17 @@ The rules, which the table below only spells out:
 3.  A death seen before a name is no proof that the name was not taken: the two
     arrive on different ways. So before an activation fails by a death, the bus
     is asked (``ConfirmOwner``); what it says has then been handled in order.
-    The same question settles a request for a name that is thought owned.
+    The same question settles a request for a name that is thought owned, and
+    one that came during an activation which then got its name: it may be about
+    a loss of the name that is not known yet. Only the newest answer counts.
 4.  What a failed activation leaves running is ended: SIGTERM, then SIGKILL
     after the stop timeout. A service that gave its name up may take its time
     (``lingering``); it is ended only when asked for.
 5.  A request while the service is being ended waits, and starts it anew
     afterwards. Only the processes of the newest activation count for rule 2.
-6.  Failures are: an activation that failed, and a main process that ended
-    other than cleanly while nobody had asked for its end. Too many of them
+6.  Failures are: an activation that failed (being stopped is none), and a main
+    process that ended other than cleanly after the service had its name, unless
+    somebody asked for its end or somebody else had the name. Too many of them
     close the gate (``start_limit``); the gate's own refusals do not count.
 7.  When the session ends, nothing is started and nothing fails any more.
 """
@@ -28,6 +31,7 @@ The rules, which the table below only spells out:
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from broker.core import events as ev
@@ -52,6 +56,9 @@ if TYPE_CHECKING:
 SIGKILL: Final = 9
 SIGTERM: Final = 15
 
+# Ends that are remembered, since they may turn out to have been the owner's.
+RECENT: Final = 16
+
 
 class State(enum.Enum):
     """A service's state as (ActiveState, SubState), systemd's words where it has them."""
@@ -66,6 +73,15 @@ class State(enum.Enum):
     FAILED = ("failed", "failed")
 
 
+@dataclass(slots=True)
+class _End:
+    """How and when a process ended; ``activation``: its number, 0 if nothing can follow from it."""
+
+    exit: Exit
+    at: Instant
+    activation: int
+
+
 class Service:
     """One activatable name; its attributes are what the D-Bus interface shows.
 
@@ -78,31 +94,6 @@ class Service:
             names the process that decided it.
         activation_usec: from the last successful request to the name, in microseconds.
     """
-
-    __slots__ = (
-        "_after_stop",
-        "_all_gone",
-        "_closing",
-        "_emptied",
-        "_last_exit",
-        "_limit",
-        "_requested",
-        "_timeout",
-        "_waiting",
-        "activation_usec",
-        "activations",
-        "exec_main_end",
-        "exec_main_exit",
-        "exec_main_pid",
-        "exec_main_start",
-        "failures",
-        "main_pid",
-        "name",
-        "owner",
-        "result",
-        "state",
-        "state_change",
-    )
 
     def __init__(self, name: str, limit: StartLimit, activation_timeout: float) -> None:
         """A service that is not running; ``activation_timeout`` in seconds is for messages."""
@@ -122,12 +113,14 @@ class Service:
         self._limit = limit
         self._timeout = activation_timeout
         self._waiting: list[Token] = []
+        self._before_start = 0  # so many of them have waited since before the start
+        self._questions = 0  # that the bus has not answered yet
+        self._kind = OwnerKind.OWN  # of the newest owner
         self._requested = NEVER
         self._emptied = True  # no process of the newest activation is left
         self._all_gone = True  # no process of any activation is left
-        # The newest end of a process that was not the main one, in this activation.
-        self._last_exit: tuple[ev.ProcessExited, Instant] | None = None
-        self._after_stop = State.DEAD
+        # The newest ends, by PID and start, oldest first.
+        self._ends: dict[tuple[int, Instant], _End] = {}
         self._closing = False
 
     @property
@@ -138,7 +131,12 @@ class Service:
     def handle(self, event: Event, now: Instant) -> list[Effect]:
         """Take an event and say what is to be done, in this order."""
         before = self.state
+        if isinstance(event, ev.OwnerConfirmed):
+            self._questions -= 1
+            if self._questions:
+                return []  # a newer question is on its way
         effects = TRANSITIONS[self.state, type(event)](self, event, now)
+        self._questions += effects.count(ev.ConfirmOwner())
         if self.state is not before:
             self.state_change = now
         return effects
@@ -149,21 +147,19 @@ class Service:
         self._waiting.append(event.token)
         return []
 
-    def _start(self, event: ev.Requested, now: Instant) -> list[Effect]:
+    def _serve(self, event: ev.Requested, now: Instant) -> list[Effect]:
         self._waiting.append(event.token)
-        return self._begin(now)
+        return self._go_on(now)
 
     def _wait_for_end(self, event: ev.Requested, now: Instant) -> list[Effect]:
-        return self._start(event, now) if self._closing else self._join(event, now)
+        return self._serve(event, now) if self._closing else self._join(event, now)
 
-    def _doubt_owner(self, event: ev.Requested, _now: Instant) -> list[Effect]:
-        self._waiting.append(event.token)
-        return [ev.ConfirmOwner()]
-
-    def _begin(self, now: Instant) -> list[Effect]:
-        """Start an activation for those who wait, unless rule 6 or 7 forbids it."""
+    def _go_on(self, now: Instant) -> list[Effect]:
+        """For those who wait: ask if the name is thought owned, else start, if 6 and 7 allow."""
         if not self._waiting:
             return []
+        if self.state in (State.RUNNING, State.EXTERNAL):
+            return [ev.ConfirmOwner()]
         if self._closing:
             return self._refuse(ShuttingDown(f"{self.name} is not started: the session is ending"))
         if self._limit.hit(now.monotonic):
@@ -180,10 +176,9 @@ class Service:
         self.state = State.START
         self.result = Result.SUCCESS
         self.activations += 1
-        self.main_pid = 0
+        self._before_start = len(self._waiting)
         self._requested = now
         self._emptied = True
-        self._last_exit = None
         # The timer first: the spawn's answer may already cancel it.
         return [ev.ArmTimer(Timer.ACTIVATION), ev.Spawn()]
 
@@ -198,25 +193,49 @@ class Service:
     # -- the name --------------------------------------------------------------
 
     def _acquired(self, event: ev.NameAcquired, now: Instant) -> list[Effect]:
-        self.owner = event.owner
-        if event.kind is OwnerKind.OWN and event.pid not in (0, self.main_pid):
-            self._set_main(event.pid, event.started)
-            if self._last_exit is not None and self._last_exit[0].pid == event.pid:
-                # It took the name and died before its PID was known to be the owner's.
-                self._main_exited(self._last_exit[0].exit, self._last_exit[1])
-        starting = self.state is State.START
-        if self.state is State.FAILED:
+        self._note_owner(event, now)
+        if event.kind is not OwnerKind.OWN:
             self.result = Result.SUCCESS
-        self.state = State.EXTERNAL if event.kind is OwnerKind.FOREIGN else State.RUNNING
+        elif not self._find_owner(event):
+            return []
+        starting = self.state is State.START
+        self.state = self._owned_state
         if not starting:
             return []
         self.activation_usec = now.monotonic - self._requested.monotonic
-        return [ev.CancelTimer(), *self._complete()]
+        return [ev.CancelTimer(), *self._complete(self._before_start), *self._go_on(now)]
 
-    def _acquired_late(self, event: ev.NameAcquired, _now: Instant) -> list[Effect]:
-        """It is being ended already; the name goes with its processes."""
-        self.owner = event.owner
+    @property
+    def _owned_state(self) -> State:
+        return State.EXTERNAL if self._kind is OwnerKind.FOREIGN else State.RUNNING
+
+    def _note_owner(self, event: ev.NameAcquired, _now: Instant) -> list[Effect]:
+        """All there is to do while it is being ended."""
+        self.owner, self._kind = event.owner, event.kind
         return []
+
+    def _find_owner(self, event: ev.NameAcquired) -> bool:
+        """Make the service's process that took the name the main one.
+
+        Returns:
+            False if it ended in the past: then the loss is on its way.
+        """
+        # Without a PID it has gone; it was the main process, as far as anyone can say.
+        main = (self.exec_main_pid, self.exec_main_start)
+        who = (event.pid, event.started) if event.pid else main
+        end = self._ends.get(who)
+        if end is None and self._all_gone:
+            return self.state is State.START  # it was not ours to reap
+        if end is not None and end.activation != self.activations:
+            return False
+        self.result = Result.SUCCESS
+        if who[0] != self.main_pid:
+            self._set_main(*who)
+        if end is not None:
+            # It took the name and ended, and we heard of its end first.
+            end.activation = 0
+            self._main_exited(end.exit, end.at, judge=True)
+        return True
 
     def _lost(self, _event: ev.NameLost | ev.OwnerConfirmed, now: Instant) -> list[Effect]:
         self.owner = ""
@@ -224,7 +243,12 @@ class Service:
             self._settle()
         else:
             self.state = State.LINGERING
-        return self._begin(now)
+        return self._go_on(now)
+
+    def _lost_start(self, _event: ev.NameLost, _now: Instant) -> list[Effect]:
+        """By a process that ended before the start: until now the bus may have named it."""
+        self.owner = ""
+        return [ev.ConfirmOwner()] if self._doomed else []
 
     def _lost_late(self, _event: ev.NameLost, _now: Instant) -> list[Effect]:
         self.owner = ""
@@ -235,23 +259,29 @@ class Service:
 
     def _confirmed_start(self, event: ev.OwnerConfirmed, now: Instant) -> list[Effect]:
         """Rule 3: nobody took the name before the death that raised the question."""
-        if event.owner or (self.exec_main_exit.zero and not self._emptied):
+        if event.owner or not self._doomed:
             return []
-        if self.exec_main_exit.zero and self._last_exit and not self._last_exit[0].exit.zero:
-            # The first process daemonized well; what it left behind did not end well.
-            last, at = self._last_exit
-            self._set_main(last.pid, last.started)
-            self._main_exited(last.exit, at, judge=False)
+        if self.exec_main_exit.zero:
+            # The first process daemonized well; what it left behind may have ended badly.
+            for who, end in self._ends.items():
+                if end.activation == self.activations and not end.exit.zero:
+                    self._set_main(*who)
+                    self._main_exited(end.exit, end.at, judge=False)
         return self._fail(*self._verdict(), now)
 
     # -- processes -------------------------------------------------------------
+
+    @property
+    def _doomed(self) -> bool:
+        """Whether an activation has reason to fail, unless its name is owned after all."""
+        return self._emptied or not self.exec_main_exit.zero
 
     def _set_main(self, pid: int, started: Instant) -> None:
         self.main_pid = self.exec_main_pid = pid
         self.exec_main_start = started
         self.exec_main_exit, self.exec_main_end = UNKNOWN_EXIT, NEVER
 
-    def _main_exited(self, end: Exit, at: Instant, *, judge: bool = True) -> None:
+    def _main_exited(self, end: Exit, at: Instant, *, judge: bool) -> None:
         self.main_pid = 0
         self.exec_main_exit, self.exec_main_end = end, at
         if judge and not end.clean and not self._closing:
@@ -259,25 +289,27 @@ class Service:
             self._count_failure(at)
 
     def _exited(self, event: ev.ProcessExited, now: Instant) -> list[Effect]:
-        if event.pid == self.main_pid:
-            self._main_exited(event.exit, now)
-        elif event.current:
-            self._last_exit = (event, now)
+        main = event.pid == self.main_pid
+        stopping = self.state in (State.STOP_SIGTERM, State.STOP_SIGKILL)
+        served = self._kind is OwnerKind.OWN and self.state is not State.START
+        judge = main and served and not stopping
+        if main:
+            self._main_exited(event.exit, now, judge=judge)
+        counts = event.current and not judge and not stopping
+        self._ends[event.pid, event.started] = _End(
+            event.exit, now, self.activations if counts else 0
+        )
+        if len(self._ends) > RECENT:
+            del self._ends[next(iter(self._ends))]
         return []
 
     def _exited_start(self, event: ev.ProcessExited, now: Instant) -> list[Effect]:
-        if event.pid != self.main_pid:
-            return self._exited(event, now)
-        self._main_exited(event.exit, now, judge=False)
-        return [] if event.exit.zero else [ev.ConfirmOwner()]
+        main = event.pid == self.main_pid
+        self._exited(event, now)
+        return [ev.ConfirmOwner()] if main and not event.exit.zero else []
 
-    def _note_exit(self, event: ev.ProcessExited, now: Instant) -> list[Effect]:
-        if event.pid == self.main_pid:
-            self._main_exited(event.exit, now, judge=False)
-        return []
-
-    def _emptied_start(self, event: ev.Emptied, _now: Instant) -> list[Effect]:
-        self._emptied, self._all_gone = True, event.all_gone
+    def _emptied_start(self, event: ev.Emptied, now: Instant) -> list[Effect]:
+        self._note_emptied(event, now)
         return [ev.ConfirmOwner()]
 
     def _note_emptied(self, event: ev.Emptied, _now: Instant) -> list[Effect]:
@@ -286,24 +318,23 @@ class Service:
             self.main_pid = 0  # one that was not ours to reap is gone as well
         return []
 
-    def _emptied_lingering(self, event: ev.Emptied, now: Instant) -> list[Effect]:
+    def _emptied_ending(self, event: ev.Emptied, now: Instant) -> list[Effect]:
         self._note_emptied(event, now)
-        if self._all_gone:
-            self._settle()
-        return []
-
-    def _emptied_stopping(self, event: ev.Emptied, now: Instant) -> list[Effect]:
-        self._note_emptied(event, now)
-        return self._stopped(now) if self._all_gone else []
+        return self._ended(now) if self._all_gone else []
 
     def _settle(self) -> None:
-        """Rule 1: the name is lost and the last process has gone."""
-        self.state = State.DEAD if self.result is Result.SUCCESS else State.FAILED
+        """Rule 1: the last process has gone, and the name too unless it is somebody else's."""
+        if self.owner and self._kind is not OwnerKind.OWN:
+            self.state, self.result = self._owned_state, Result.SUCCESS
+        else:
+            self.state = State.DEAD if self.result is Result.SUCCESS else State.FAILED
 
     # -- ends ------------------------------------------------------------------
 
-    def _complete(self) -> list[Effect]:
-        tokens, self._waiting = tuple(self._waiting), []
+    def _complete(self, count: int | None = None) -> list[Effect]:
+        """Of those who wait, the first ``count`` have what they want, or all of them."""
+        tokens = tuple(self._waiting[:count])
+        del self._waiting[:count]
         return [ev.CompleteActivation(tokens)] if tokens else []
 
     def _refuse(self, error: Outcome) -> list[Effect]:
@@ -332,36 +363,28 @@ class Service:
         if self._emptied:
             self.state = State.FAILED if self._all_gone else State.LINGERING
             return effects
-        return effects + self._end(State.FAILED)
+        return effects + self._end()
 
     def _activation_timeout(self, _event: ev.TimerFired, now: Instant) -> list[Effect]:
         text = f"Failed to activate service '{self.name}': timed out after {self._timeout:g} s"
         return self._fail(TimedOut(text), Result.TIMEOUT, now)
 
-    def _end(self, after: State) -> list[Effect]:
+    def _end(self) -> list[Effect]:
         self.state = State.STOP_SIGTERM
-        self._after_stop = after
         return [ev.ArmTimer(Timer.STOP), ev.SignalAll(SIGTERM)]
 
     def _stop(self, _event: ev.StopRequested, _now: Instant) -> list[Effect]:
         if self._all_gone:
             # The name alone is left, and the bus is about to say that it is not.
             return [ev.CompleteStop()]
-        return self._end(State.DEAD if self.result is Result.SUCCESS else State.FAILED)
+        return self._end()
 
-    def _stop_start(self, _event: ev.StopRequested | ev.Closing, _now: Instant) -> list[Effect]:
+    def _stop_start(self, _event: ev.StopRequested | ev.Closing, now: Instant) -> list[Effect]:
         reason: Outcome = SpawnFailed(f"{self.name} was stopped before it took its name")
         if self._closing:
             reason = ShuttingDown(f"{self.name} was stopped: the session is ending")
-        return [
-            ev.CancelTimer(),
-            *self._refuse(reason),
-            *(self._end(State.DEAD) if not self._all_gone else self._stopped_at_once()),
-        ]
-
-    def _stopped_at_once(self) -> list[Effect]:
-        self.state = State.DEAD
-        return [ev.CompleteStop()]
+        effects = [ev.CancelTimer(), *self._refuse(reason)]
+        return effects + (self._ended(now) if self._all_gone else self._end())
 
     def _stop_idle(self, _event: ev.StopRequested, _now: Instant) -> list[Effect]:
         return [ev.CompleteStop()]
@@ -371,24 +394,21 @@ class Service:
         self.state = State.STOP_SIGKILL
         return [ev.SignalAll(SIGKILL), ev.ArmTimer(Timer.KILL)]
 
-    def _stopped(self, now: Instant) -> list[Effect]:
-        self.state = self._after_stop
-        return [ev.CancelTimer(), ev.CompleteStop(), *self._begin(now)]
+    def _ended(self, now: Instant) -> list[Effect]:
+        self._settle()
+        return [ev.CancelTimer(), ev.CompleteStop(), *self._go_on(now)]
 
-    def _close(self, _event: ev.Closing, _now: Instant) -> list[Effect]:
+    def _close(self, event: ev.Closing, now: Instant) -> list[Effect]:
         self._closing = True
+        if self.state is State.START:
+            return self._stop_start(event, now)
         return self._refuse(ShuttingDown("the session is ending")) if self._waiting else []
-
-    def _close_start(self, event: ev.Closing, now: Instant) -> list[Effect]:
-        self._closing = True
-        return self._stop_start(event, now)
 
     def _reset(self, _event: ev.ResetFailed, _now: Instant) -> list[Effect]:
         self._limit.reset()
+        self.result = Result.SUCCESS
         if self.state is State.FAILED:
             self.state = State.DEAD
-        if self.state is State.DEAD:
-            self.result = Result.SUCCESS
         return []
 
     def _ignore(self, _event: Event, _now: Instant) -> list[Effect]:
@@ -400,7 +420,7 @@ class Service:
 
 _S = Service
 _AT_REST: Final = {
-    ev.Requested: _S._start,
+    ev.Requested: _S._serve,
     ev.Spawned: _S._impossible,
     ev.SpawnRefused: _S._impossible,
     ev.NameAcquired: _S._acquired,
@@ -415,7 +435,6 @@ _AT_REST: Final = {
 }
 _OWNED: Final = {
     **_AT_REST,
-    ev.Requested: _S._doubt_owner,
     ev.NameLost: _S._lost,
     ev.OwnerConfirmed: _S._confirmed_running,
     ev.StopRequested: _S._stop,
@@ -423,9 +442,8 @@ _OWNED: Final = {
 _STOPPING: Final = {
     **_AT_REST,
     ev.Requested: _S._wait_for_end,
-    ev.NameAcquired: _S._acquired_late,
-    ev.ProcessExited: _S._note_exit,
-    ev.Emptied: _S._emptied_stopping,
+    ev.NameAcquired: _S._note_owner,
+    ev.Emptied: _S._emptied_ending,
     ev.TimerFired: _S._stop_timeout,
     ev.StopRequested: _S._ignore,
 }
@@ -437,21 +455,20 @@ _BY_STATE: Final = {
         ev.Spawned: _S._spawned,
         ev.SpawnRefused: _S._spawn_refused,
         ev.NameAcquired: _S._acquired,
-        ev.NameLost: _S._ignore,
+        ev.NameLost: _S._lost_start,
         ev.ProcessExited: _S._exited_start,
         ev.Emptied: _S._emptied_start,
         ev.OwnerConfirmed: _S._confirmed_start,
         ev.TimerFired: _S._activation_timeout,
         ev.StopRequested: _S._stop_start,
-        ev.Closing: _S._close_start,
+        ev.Closing: _S._close,
         ev.ResetFailed: _S._reset,
     },
     State.RUNNING: _OWNED,
-    # Somebody serves the name: that our own process had nothing to do is no failure.
-    State.EXTERNAL: {**_OWNED, ev.ProcessExited: _S._note_exit},
+    State.EXTERNAL: _OWNED,
     State.LINGERING: {
         **_AT_REST,
-        ev.Emptied: _S._emptied_lingering,
+        ev.Emptied: _S._emptied_ending,
         ev.StopRequested: _S._stop,
     },
     State.STOP_SIGTERM: _STOPPING,

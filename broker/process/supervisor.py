@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NO_ACTIVATION: Final = 0
+# Of the children of ours that came last, how many are looked at to be killed, and
+# how often as long as there are others each time: a millisecond or two.
+NEWEST: Final = 16
+CHASES: Final = 32
 
 
 class ProcessEvents(Protocol):
@@ -72,6 +76,8 @@ class Supervisor:
         self._cgroup_used = False
         # Activations that processes have left since it was last looked whether all have.
         self._touched: dict[int, str] = {}
+        # Activations whose every process got SIGKILL, until they are empty.
+        self._doomed: set[int] = set()
         self._next_batch: asyncio.Handle | None = None
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
@@ -178,6 +184,7 @@ class Supervisor:
     def _adopt(self, pid: int) -> None:
         if pid not in self.processes:
             activation, how = self.attribute(pid)
+            self._kill_if_doomed(pid, activation)
             self._record(pid, activation, Origin.ADOPTED, how, procfs.command(pid))
 
     # -- reaping ---------------------------------------------------------------
@@ -192,6 +199,7 @@ class Supervisor:
         # Before all else: a fault with one process must not leave the others dead
         # and unnoticed, since whoever ends the session waits for every one.
         self._next_batch = self._loop.call_soon(self._reap_batch)
+        self._kill_newest()
         done = reaper.reap(self._adopt, self._on_death)
         if any(not self.processes.of_activation(each) for each in self._touched):
             # The dead may have left orphans, which are our children since before
@@ -199,7 +207,10 @@ class Supervisor:
             self.adopt()
         for activation in list(self._touched):
             service = self._touched.pop(activation)
-            if activation != NO_ACTIVATION and not self.processes.of_activation(activation):
+            if self.processes.of_activation(activation):
+                continue
+            self._doomed.discard(activation)
+            if activation != NO_ACTIVATION:
                 self._forget(activation)
                 self._events.activation_emptied(activation, service)
         if done:
@@ -208,6 +219,28 @@ class Supervisor:
         for predicate, waiter in self._waiters:
             if not waiter.done() and predicate():
                 waiter.set_result(None)
+
+    def _kill_newest(self) -> None:
+        """Kill what was forked in the moment that its parent was killed.
+
+        A process that forks and ends, again and again, is gone before a signal to
+        it is sent. What it leaves becomes our child: so try to be faster, for a while.
+        """
+        seen: set[int] = set()
+        for _ in range(CHASES if self._doomed else 0):
+            fresh = [pid for pid in procfs.children()[-NEWEST:] if pid not in seen]
+            if not fresh:
+                return
+            seen.update(fresh)
+            for pid in reversed(fresh):
+                process = self.processes.get(pid)
+                activation = process.activation if process else self.attribute(pid)[0]
+                self._kill_if_doomed(pid, activation)
+
+    def _kill_if_doomed(self, pid: int, activation: int) -> None:
+        if activation in self._doomed:
+            with contextlib.suppress(PermissionError):
+                os.kill(pid, signal.SIGKILL)
 
     def _on_death(self, death: Death) -> None:
         process = self.processes.get(death.pid)
@@ -263,14 +296,33 @@ class Supervisor:
     def signal(self, service: str | None, number: int) -> int:
         """Send a signal to every process of a service, or of all of them (None).
 
+        SIGKILL is for what they fork from then on, too.
+
         Returns:
             how many got it.
         """
-        if number == signal.SIGKILL and service is not None:
-            for known in self._activations.values():
-                if known.service == service and known.cgroup is not None:
-                    self._cgroups.kill(known.cgroup)
+        if number == signal.SIGKILL and not self._doom(service):
+            # They have had it: what is left comes to us, and gets it then. To search for
+            # it again would take the time that is needed to be faster than it forks.
+            if service is None:
+                return len(self.processes)
+            return len(self.processes.of_service(service))
         return self._signal_each(self.tree(service), number)
+
+    def _doom(self, service: str | None) -> bool:
+        """Whether that is new for some of the service's activations."""
+        self.adopt()
+        doomed = len(self._doomed)
+        if not service and len(self.processes):
+            self._doomed.add(NO_ACTIVATION)
+            # There may be none of them: then that is over with the first that is reaped.
+            self._touched[NO_ACTIVATION] = ""
+        for activation, known in self._activations.items():
+            if service is None or known.service == service:
+                self._doomed.add(activation)
+                if known.cgroup is not None:
+                    self._cgroups.kill(known.cgroup)
+        return len(self._doomed) > doomed
 
     def signal_process(self, pid: int, number: int) -> bool:
         """Send a signal to one process of ours; False if it has gone."""

@@ -11,21 +11,21 @@ import argparse
 import json
 import os
 import platform
-import pwd
 import random
+import signal
 import statistics
 import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-from . import programs
-from .buses import KINDS, bus, client, place
-from .figures import ratio, spread
+from tests.bench import programs, table
+from tests.bench.buses import KINDS, bus, client, place
+from tests.bench.figures import ratio, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from .buses import Kind, Place
+    from tests.bench.buses import Kind, Place
 
 # Largest ratio of medians, broker to dbus-daemon alone.
 RATIO_GOALS: Final = {"broker/dbus-broker": 0.75, "broker/dbus-daemon": 1.0}
@@ -38,14 +38,16 @@ WARM_UP: Final = 1
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     options = _options(argv)
+    # As after Ctrl-C: the buses are ended and their directory is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         programs.check()
         with place(max(options.rounds + WARM_UP, SERVICES)) as at:
             results = _measure(at, options)
-    except programs.MissingError as e:
+    except programs.BenchError as e:
         print(f"bench: {e}", file=sys.stderr)  # noqa: T201 - a program's complaint
         return 1
-    print(json.dumps(results, indent=1) if options.json else _table(results))  # noqa: T201
+    print(json.dumps(results, indent=1) if options.json else table.of(results))  # noqa: T201
     return 0
 
 
@@ -123,7 +125,7 @@ def _startup(at: Place, count: int, chance: random.Random) -> dict[str, list[flo
 
 def _about() -> dict[str, Any]:
     return {
-        "user": pwd.getpwuid(os.getuid()).pw_name,
+        "uid": os.getuid(),
         "engines": [programs.version("dbus-daemon"), programs.version("dbus-broker")],
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -145,58 +147,10 @@ def _judged_ratio(sample: Sequence[int], base: Sequence[int], goal: float) -> di
 def _judged_memory(resident: int) -> dict[str, Any]:
     return {
         "services": SERVICES,
-        "rss_bytes": resident,
-        "goal_mb": MEMORY_GOAL,
+        "rss_mb": resident / 1e6,
+        "goal": MEMORY_GOAL,
         "met": resident <= MEMORY_GOAL * 1e6,
     }
-
-
-# -- for people --------------------------------------------------------------------
-
-
-def _table(results: Mapping[str, Any]) -> str:
-    about = results["about"]
-    rounds = len(results["activation"][KINDS[0].key]["rounds_ns"])
-    lines = [
-        (
-            f"{about['user']}, {', '.join(about['engines'])}, {about['kernel']}, "
-            f"Python {about['python']}, {about['cpus']} CPUs, load {about['load']:.2f}"
-        ),
-        "",
-        f"cold activation, {rounds} rounds: a call to an unowned name until its answer, in ms",
-        (f"{'':24}{'median':>8}{'quartiles':>16}{'95 %':>8}{'ratio':>8}{'95 % conf.':>14}  goal"),
-    ]
-    for kind in KINDS:
-        taken = results["activation"][kind.key]
-        low, high = (each / 1e6 for each in taken["quartiles_ns"])
-        line = (
-            f"{kind.title:24}{taken['median_ns'] / 1e6:8.2f}{f'{low:.2f} - {high:.2f}':>16}"
-            f"{taken['p95_ns'] / 1e6:8.2f}"
-        )
-        if kind.key in results["ratio"]:
-            judged = results["ratio"][kind.key]
-            low, high = judged["interval_95"]
-            line += f"{judged['value']:8.2f}{f'{low:.2f} - {high:.2f}':>14}{_goal(judged)}"
-        lines.append(line)
-    lines += ["", f"resident memory of the broker with {SERVICES} services running, in MB"]
-    for kind in KINDS:
-        if kind.key in results["memory"]:
-            judged = results["memory"][kind.key]
-            lines.append(f"{kind.title:24}{judged['rss_bytes'] / 1e6:8.1f}{_goal(judged):>48}")
-    lines += ["", "start until the address is printed, in ms"]
-    for kind in KINDS:
-        taken = results["startup"][kind.key]
-        starts = taken["starts_s"]
-        lines.append(
-            f"{kind.title:24}{taken['median_s'] * 1e3:8.1f}"
-            f"{f'{min(starts) * 1e3:.1f} - {max(starts) * 1e3:.1f}':>16}"
-        )
-    return "\n".join(lines)
-
-
-def _goal(judged: Mapping[str, Any]) -> str:
-    goal = judged.get("goal", judged.get("goal_mb"))
-    return f"  <= {goal:g} {'met' if judged['met'] else 'missed'}"
 
 
 if __name__ == "__main__":

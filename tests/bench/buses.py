@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from . import programs
+from tests.bench import programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO
 
-    from .programs import Programs
+    from tests.bench.programs import Programs
 
 # Seconds for a bus to end after SIGTERM.
 _END_TIMEOUT: Final = 20.0
@@ -146,7 +146,7 @@ def bus(kind: Kind, at: Place) -> Iterator[Bus]:
             address = _output(process.stdout).readline().strip()
             startup = time.monotonic() - started
             if not address:
-                raise RuntimeError(f"{kind.title} did not start: {' '.join(command)}")
+                raise programs.BenchError(f"{kind.title} did not start: {' '.join(command)}")
             yield Bus(kind, process.pid, address, startup)
         finally:
             process.terminate()
@@ -169,7 +169,7 @@ class Client:
         self._process.stdin.flush()
         answer = _output(self._process.stdout).readline()
         if not answer:
-            raise RuntimeError(f"the client ended at {command!r}: {self._process.wait()}")
+            raise programs.BenchError(f"the client ended at {command!r}: {self._process.wait()}")
         return int(answer)
 
 

@@ -18,8 +18,8 @@ _NEEDED: Final = {
 }
 
 
-class MissingError(Exception):
-    """The benchmark cannot be run here; the text says what to install."""
+class BenchError(Exception):
+    """There is no result; the text says why, and what to install where that helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +34,20 @@ def check() -> None:
     """Look for everything that is needed before anything is started.
 
     Raises:
-        MissingError: something is not there.
+        BenchError: something is not there.
     """
     missing = [package for program, package in _NEEDED.items() if shutil.which(program) is None]
     if "pkg-config" not in missing and _pkg_config("--exists").returncode != 0:
         missing.append("libdbus-1-dev")
     if missing:
-        raise MissingError(f"not installed; on Debian: apt install {' '.join(missing)}")
+        raise BenchError(f"not installed; on Debian: apt install {' '.join(missing)}")
 
 
 def build(directory: Path) -> Programs:
     """Compile the service and the client into a directory.
 
     Raises:
-        MissingError: the compiler did not do it; its output is in the text.
+        BenchError: the compiler did not do it; its output is in the text.
     """
     flags = _pkg_config("--cflags", "--libs").stdout.split()
     for name in ("service", "client"):
@@ -55,7 +55,7 @@ def build(directory: Path) -> Programs:
         command += [str(SOURCES / f"{name}.c"), *flags]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode != 0:
-            raise MissingError(f"{name}.c does not compile:\n{done.stderr}")
+            raise BenchError(f"{name}.c does not compile:\n{done.stderr}")
     return Programs(directory / "service", directory / "client")
 
 

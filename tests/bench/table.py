@@ -1,0 +1,56 @@
+"""The results, for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.bench.buses import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def of(results: Mapping[str, Any]) -> str:
+    """A table of what ``activation`` measured."""
+    about = results["about"]
+    rounds = len(results["activation"][KINDS[0].key]["rounds_ns"])
+    lines = [
+        (
+            f"uid {about['uid']}, {', '.join(about['engines'])}, {about['kernel']}, "
+            f"Python {about['python']}, {about['cpus']} CPUs, load {about['load']:.2f}"
+        ),
+        "",
+        f"cold activation, {rounds} rounds: a call to an unowned name until its answer, in ms",
+        f"{'':24}{'median':>8}{'quartiles':>16}{'95 %':>8}{'ratio':>8}{'95 % conf.':>14}  goal",
+    ]
+    for kind in KINDS:
+        taken = results["activation"][kind.key]
+        low, high = (each / 1e6 for each in taken["quartiles_ns"])
+        line = (
+            f"{kind.title:24}{taken['median_ns'] / 1e6:8.2f}{f'{low:.2f} - {high:.2f}':>16}"
+            f"{taken['p95_ns'] / 1e6:8.2f}"
+        )
+        if kind.key in results["ratio"]:
+            judged = results["ratio"][kind.key]
+            low, high = judged["interval_95"]
+            line += f"{judged['value']:8.2f}{f'{low:.2f} - {high:.2f}':>14}{_goal(judged)}"
+        lines.append(line)
+    count = next(iter(results["memory"].values()))["services"]
+    lines += ["", f"resident memory of the broker with {count} services running, in MB"]
+    for kind in KINDS:
+        if kind.key in results["memory"]:
+            judged = results["memory"][kind.key]
+            lines.append(f"{kind.title:24}{judged['rss_mb']:8.2f}{'':46}{_goal(judged)}")
+    lines += ["", "start until the address is printed, in ms"]
+    for kind in KINDS:
+        taken = results["startup"][kind.key]
+        starts = taken["starts_s"]
+        lines.append(
+            f"{kind.title:24}{taken['median_s'] * 1e3:8.1f}"
+            f"{f'{min(starts) * 1e3:.1f} - {max(starts) * 1e3:.1f}':>16}"
+        )
+    return "\n".join(lines)
+
+
+def _goal(judged: Mapping[str, Any]) -> str:
+    return f"  <= {judged['goal']:.2f} {'met' if judged['met'] else 'missed'}"

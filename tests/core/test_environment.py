@@ -1,0 +1,116 @@
+"""What may stand in the activation environment, and what is not handed down."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.core.environment import (
+    PRIVATE,
+    check_name,
+    check_value,
+    inherited,
+    parse_assignment,
+)
+from broker.errors import InvalidArgs
+
+BAD_NAMES = ["", "=", "A=B", "=A", "A=", "A\0", "\0", "A\nB", "\n"]
+BAD_VALUES = ["\0", "a\0b", "\n", "a\nB=c"]
+
+NAMES = st.text(st.characters(exclude_characters="=\0\n"), min_size=1)
+VALUES = st.text(st.characters(exclude_characters="\0\n"))
+
+
+@pytest.mark.parametrize("name", ["A", "a", "_", "1", "LC_ALL", "with space", "BASH_FUNC_f%%", "ä"])
+def test_name_that_execve_can_carry_is_taken(name: str) -> None:
+    check_name(name)
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_name_that_execve_cannot_carry_is_refused_and_quoted(name: str) -> None:
+    with pytest.raises(InvalidArgs) as caught:
+        check_name(name)
+    assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["", "x", "a=b", "=", " ", "\t", "a\r", "ä", "$HOME"])
+def test_value_is_taken(value: str) -> None:
+    check_value("A", value)
+
+
+@pytest.mark.parametrize("value", BAD_VALUES)
+def test_value_with_nul_or_newline_is_refused_and_quoted(value: str) -> None:
+    with pytest.raises(InvalidArgs) as caught:
+        check_value("MY_NAME", value)
+    assert repr(value) in str(caught.value)
+    assert "MY_NAME" in str(caught.value)
+
+
+def test_assignment_is_split_at_the_first_equals_sign() -> None:
+    assert parse_assignment("A=b") == ("A", "b")
+    assert parse_assignment("A=b=c") == ("A", "b=c")
+    assert parse_assignment("A==") == ("A", "=")
+
+
+def test_assigned_value_may_be_empty() -> None:
+    assert parse_assignment("A=") == ("A", "")
+
+
+@pytest.mark.parametrize("text", ["", "A", "=", "=b", "A\n=b", "A=b\n", "A=b\nC=d", "A=\0", "\0=b"])
+def test_what_is_no_assignment_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgs):
+        parse_assignment(text)
+
+
+@given(NAMES, VALUES)
+def test_every_good_name_and_value_survive_an_assignment(name: str, value: str) -> None:
+    assert parse_assignment(f"{name}={value}") == (name, value)
+
+
+@given(st.text("A=\0\nb"))
+def test_assignment_that_is_taken_is_one_that_execve_and_env_can_carry(text: str) -> None:
+    try:
+        name, value = parse_assignment(text)
+    except InvalidArgs:
+        return
+    assert f"{name}={value}" == text
+    assert name
+    assert "=" not in name
+    assert not {"\0", "\n"} & set(text)
+
+
+def test_what_is_private_is_not_handed_down() -> None:
+    assert {
+        # whose service the broker itself is
+        "DBUS_STARTER_ADDRESS",
+        "DBUS_STARTER_BUS_TYPE",
+        "INVOCATION_ID",
+        "JOURNAL_STREAM",
+        # the descriptors that it was given
+        "LISTEN_FDNAMES",
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "LISTEN_PIDFDID",
+        # the socket that it reports to, and what is expected of it there
+        "NOTIFY_SOCKET",
+        "WATCHDOG_PID",
+        "WATCHDOG_USEC",
+    } == PRIVATE
+
+
+@given(st.dictionaries(st.sampled_from([*sorted(PRIVATE), *string.ascii_uppercase]), VALUES))
+def test_all_else_is_handed_down_as_it_is(environ: dict[str, str]) -> None:
+    before = dict(environ)
+    handed_down = inherited(environ)
+    assert handed_down == {name: environ[name] for name in environ.keys() - PRIVATE}
+    assert environ == before
+    handed_down["NEW"] = "value"
+    assert environ == before
+
+
+def test_names_are_matched_exactly() -> None:
+    near = {"NOTIFY_SOCKET_2": "a", "notify_socket": "b", "LISTEN": "c", "DISPLAY": ":0"}
+    assert inherited(near) == near

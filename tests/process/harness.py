@@ -1,0 +1,571 @@
+"""Scenarios, each in a process of its own that is the broker for a while.
+
+Being a subreaper, a lowered RLIMIT_LOCKS, a blocked SIGCHLD and ``waitid(P_ALL)``
+are properties of a whole process, so no test may try them in pytest's. A test
+calls ``run`` with a function of ``tests.process.scenarios``; that starts
+
+    pytest -> guard -> scenario -> whatever it spawns
+
+where the guard is a subreaper of its own: it ends the scenario at its deadline or
+when pytest goes, then kills all that is left below it, removes the cgroups, and
+says what it had to clean up. A scenario that leaves anything behind has failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import dataclasses
+import importlib
+import inspect
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+
+from broker.process import cgroup, kernel, signals
+from broker.process.spawn import Program
+from broker.process.supervisor import Supervisor
+from broker.process.tag import RLIMIT_LOCKS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from broker.core.processes import Process
+
+ROOT: Final = Path(__file__).parent.parent.parent
+NOBODY: Final = 65534
+# No multiple of any stride: nothing can be tagged below it.
+NO_TAGS: Final = (1 << 40) + 1
+# Waiting inside a scenario ends first, so that its own message is the one that is seen.
+WAIT: Final = 15.0
+DEADLINE: Final = 25.0
+_PR_SET_DUMPABLE: Final = 4
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Who the broker is, and which marks it can make.
+
+    Attributes:
+        user: None is whoever runs the tests.
+        cgroup: with a cgroup of the scenario's own, given to the user.
+    """
+
+    user: int | None = None
+    cgroup: bool = False
+    tag: bool = True
+
+    def __str__(self) -> str:
+        """The identifier in pytest's output."""
+        marks = [name for name in ("cgroup", "tag") if getattr(self, name)]
+        who = "self" if self.user is None else f"uid{self.user}"
+        return f"{who}-{'+'.join(marks) or 'neither'}"
+
+
+TAG_ONLY: Final = Setting()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What the supervisor said: ``kind`` is started, exited or emptied.
+
+    Attributes:
+        turn: of the event loop.
+    """
+
+    kind: str
+    turn: int
+    service: str
+    activation: int
+    pid: int = 0
+    ppid: int = 0
+    origin: str = ""
+    attribution: str = ""
+    command: Sequence[str] = ()
+    code: int = 0
+    status: int = 0
+    user: int = 0
+    system: int = 0
+    max_rss: int = 0
+    started: int = 0
+    exited: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of a scenario.
+
+    Attributes:
+        value: what its function returned.
+        error: its traceback, or that it was too slow; empty for none.
+        leftovers: processes and cgroups that the guard had to remove.
+    """
+
+    value: Any
+    error: str
+    leftovers: Sequence[str]
+
+
+# -- in pytest's process -------------------------------------------------------------
+
+
+def attempt(function: Callable[..., Any], *arguments: Any, setting: Setting = TAG_ONLY) -> Report:
+    """Run a scenario, whatever comes of it."""
+    reader, writer = os.pipe()
+    request = {
+        "module": function.__module__,
+        "function": function.__name__,
+        "arguments": arguments,
+        "setting": dataclasses.asdict(setting),
+        "lifeline": reader,
+    }
+    code = "from tests.process.harness import guard; guard()"
+    process = subprocess.Popen(
+        # Without site-packages, which nothing here needs: there are hundreds of starts.
+        [sys.executable, "-S", "-W", "error", "-c", code, json.dumps(request)],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        pass_fds=[reader],
+        start_new_session=True,
+    )
+    try:
+        os.close(reader)
+        output, errors = process.communicate(timeout=DEADLINE + 10)
+    finally:
+        # The guard takes this for an order to end everything, whatever went wrong here.
+        os.close(writer)
+        with process:
+            pass
+    assert process.returncode == 0, errors
+    answer = json.loads(output)
+    text = f"{answer['error']}\n{errors}" if answer["error"] else ""
+    return Report(answer["value"], text, answer["leftovers"])
+
+
+def run(function: Callable[..., Any], *arguments: Any, setting: Setting = TAG_ONLY) -> Any:
+    """What a scenario returned; it must not fail, nor leave anything behind."""
+    report = attempt(function, *arguments, setting=setting)
+    assert not report.error, report.error
+    assert not report.leftovers, report.leftovers
+    return report.value
+
+
+def events_of(value: Any) -> list[Event]:
+    """The events in what a scenario returned."""
+    return [Event(**each) for each in value]
+
+
+def can_make_cgroups() -> bool:
+    """Whether this user may make cgroups where it is."""
+    path = _home_path()
+    try:
+        os.mkdir(path)
+        os.rmdir(path)
+    except OSError:
+        return False
+    return True
+
+
+# -- the guard -------------------------------------------------------------------------
+
+# The guard shares no code with what is under test: it would be blind where that is.
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def guard() -> None:
+    """Run the scenario that the command line asks for."""
+    request = json.loads(sys.argv[1])
+    module = importlib.import_module(request["module"])
+    function = getattr(module, request["function"])
+    setting = Setting(**request["setting"])
+    lifeline: int = request["lifeline"]
+    os.set_inheritable(lifeline, False)
+    assert _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    reader, writer = os.pipe()
+    home = _home_path()
+    with contextlib.suppress(OSError):
+        os.mkdir(home)
+    pid = os.fork()
+    if pid == 0:
+        os.close(lifeline)
+        os.close(reader)
+        _scenario(function, request["arguments"], setting, home, writer)
+    os.close(writer)
+    data, late = _await_answer(pid, reader, lifeline)
+    leftovers = _sweep() + _remove_cgroups(home)
+    if late:
+        answer = {"value": None, "error": "ended by the guard: it was too slow"}
+    else:
+        answer = json.loads(data or b'{"value": null, "error": "it ended without an answer"}')
+    print(json.dumps(answer | {"leftovers": leftovers}))  # noqa: T201 - the guard's answer
+
+
+def _await_answer(pid: int, reader: int, lifeline: int) -> tuple[bytes, bool]:
+    """Until the scenario has ended; its own answer, or that it was killed."""
+    os.set_blocking(reader, False)
+    pidfd = os.pidfd_open(pid)
+    poll = select.poll()
+    for fd in (reader, lifeline, pidfd):
+        poll.register(fd, select.POLLIN)
+    data = b""
+    end = time.monotonic() + DEADLINE
+    while True:
+        ready = [fd for fd, _ in poll.poll(max(0, end - time.monotonic()) * 1000)]
+        if reader in ready:
+            if chunk := os.read(reader, 1 << 16):
+                data += chunk
+                continue
+            poll.unregister(reader)
+        if pidfd in ready:
+            os.waitpid(pid, 0)
+            return data, False
+        if lifeline in ready or not ready:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return data, True
+
+
+def _sweep() -> list[str]:
+    """Kill all that is below us; what there was."""
+    found = [_describe(pid) for pid in _descendants()]
+    while True:
+        # Only our own children, whose PIDs cannot be anybody else's: what is
+        # below them becomes our child when they end.
+        for pid in _children(os.getpid()):
+            os.kill(pid, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+        except ChildProcessError:
+            return found
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            text = Path(f"/proc/{pid}/task/{thread}/children").read_text()
+            found += map(int, text.split())
+    return found
+
+
+def _descendants() -> list[int]:
+    found = _children(os.getpid())
+    for pid in found:
+        found += _children(pid)
+    return found
+
+
+def _describe(pid: int) -> str:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except OSError:
+        return f"process {pid}"
+    return f"process {pid} {state.decode()} {os.fsdecode(command)}"
+
+
+def cgroup_mount() -> str:
+    """Where the hierarchy of version 2 is; nowhere, if there is none."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        if line.split()[2] == "cgroup2":
+            return line.split()[1]
+    return "/nonexistent"
+
+
+def _home_path() -> str:
+    """A cgroup below our own, for one scenario."""
+    own = ""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        if line.startswith("0::"):
+            own = line[3:].rstrip("/")
+    return f"{cgroup_mount()}{own}/broker-test-{os.getpid()}"
+
+
+def _remove_cgroups(home: str) -> list[str]:
+    found = []
+    for directory, _, _ in os.walk(home, topdown=False):
+        if directory != home:
+            found.append(f"cgroup {directory}")
+        os.rmdir(directory)
+    return found
+
+
+# -- the scenario's process ----------------------------------------------------------
+
+
+def _scenario(
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+    setting: Setting,
+    home: str,
+    writer: int,
+) -> NoReturn:
+    error = ""
+    value = None
+    try:
+        _apply(setting, home)
+        value = function(*arguments)
+        if inspect.iscoroutine(value):
+            value = asyncio.run(value)
+        data = json.dumps({"value": value, "error": ""})
+    except BaseException:  # noqa: BLE001 - whatever it is, the test shows it
+        error = traceback.format_exc()
+        data = json.dumps({"value": None, "error": error})
+    os.set_blocking(writer, True)
+    with open(writer, "w", encoding="ascii") as file:
+        file.write(data)
+    os._exit(0)
+
+
+def _apply(setting: Setting, home: str) -> None:
+    if os.path.isdir(home):
+        enter_cgroup(home)
+    if setting.cgroup:
+        assert os.path.isdir(home), "no cgroup can be made"
+        if setting.user is not None:
+            for name in ("", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
+                os.chown(os.path.join(home, name), setting.user, setting.user)
+    elif setting.user is None:
+        # An ordinary user is refused by the kernel; whoever runs the tests may not be.
+        hide_cgroups()
+    if not setting.tag:
+        resource.setrlimit(RLIMIT_LOCKS, (NO_TAGS, NO_TAGS))
+    if setting.user is not None:
+        become(setting.user)
+
+
+def hide_cgroups() -> None:
+    """Make this process find no cgroup hierarchy."""
+    cgroup._mount_point = lambda: None  # noqa: SLF001 - the switch is not for the daemon
+
+
+def enter_cgroup(path: str) -> None:
+    """Move this process to the cgroup of a directory."""
+    fd = os.open(f"{path}/cgroup.procs", os.O_WRONLY)
+    os.write(fd, b"0")
+    os.close(fd)
+
+
+def become(user: int) -> None:
+    """Be an ordinary user from now on."""
+    os.setgroups([])
+    os.setgid(user)
+    os.setuid(user)
+    # Changing user takes our own /proc files from us; a broker started as the
+    # user, by exec, has them.
+    assert _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0) == 0
+
+
+def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns in a fork of ours, for what must not happen to us."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        answer: dict[str, Any]
+        try:
+            value = function(*arguments)
+            if inspect.iscoroutine(value):
+                value = asyncio.run(value)
+            answer = {"value": value}
+        except BaseException:  # noqa: BLE001 - the parent raises it
+            answer = {"error": traceback.format_exc()}
+        os.write(writer, json.dumps(answer).encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader, encoding="ascii") as file:
+        data = file.read()
+    os.waitpid(pid, 0)
+    answer = json.loads(data)
+    assert "error" not in answer, answer["error"]
+    return answer["value"]
+
+
+class Broker:
+    """The supervisor as the daemon uses it, with everything that it says on record.
+
+    An asynchronous context manager; when it ends, nothing that it started is left.
+    """
+
+    def __init__(self, *, subreaper: bool = True) -> None:
+        signals.take_over(set())
+        if subreaper:
+            kernel.become_subreaper()
+        self.loop = asyncio.get_running_loop()
+        self.loop.set_exception_handler(self._on_fault)
+        self.events: list[Event] = []
+        self.faults: list[str] = []
+        self.turn = 0
+        self.on_event: Callable[[Event], None] = lambda _: None
+        self._changed = asyncio.Event()
+        self.supervisor = Supervisor(self.loop, self)
+        self._signals = kernel.open_signalfd([signal.SIGCHLD])
+        self.loop.add_reader(self._signals, self._on_signals)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        end = time.monotonic() + WAIT
+        while self.supervisor.tree(None) and time.monotonic() < end:
+            self.supervisor.signal(None, signal.SIGKILL)
+            await self.supervisor.until(lambda: not len(self.supervisor.processes), 0.02)
+        self.supervisor.close()
+        self.loop.remove_reader(self._signals)
+        os.close(self._signals)
+        assert not self.faults, self.faults
+
+    def _on_signals(self) -> None:
+        kernel.read_signalfd(self._signals)
+        self.supervisor.reap()
+
+    def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+        exception = context.get("exception")
+        lines = traceback.format_exception(exception) if exception else [context["message"]]
+        self.faults.append("".join(lines))
+        self._changed.set()
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        service: str = "",
+        fds: Mapping[int, int] | None = None,
+        **options: Any,
+    ) -> Process:
+        """Start a program as a service, with nothing in its environment."""
+        program = Program(argv=argv, name=service, environ={}, fds=fds or {}, **options)
+        return self.supervisor.spawn(program, service)
+
+    async def wait(self, condition: Callable[[], bool]) -> None:
+        """Until something is so, looked at after each event."""
+        try:
+            async with asyncio.timeout(WAIT):
+                while not condition():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            last = [
+                (each.kind, each.service, each.pid, each.code, each.status)
+                for each in self.events[-20:]
+            ]
+            raise AssertionError(f"it never came, after {last}, {self.faults}") from None
+
+    async def all_emptied(self, count: int) -> None:
+        """Until the last process of so many activations is gone."""
+        await self.wait(lambda: len(self.of_kind("emptied")) >= count)
+
+    async def receive(self, fd: int, enough: Callable[[bytes], bool]) -> bytes:
+        """What children have written to a pipe."""
+        os.set_blocking(fd, False)
+        data = b""
+        async with asyncio.timeout(WAIT):
+            while not enough(data):
+                readable = asyncio.Event()
+                self.loop.add_reader(fd, readable.set)
+                await readable.wait()
+                self.loop.remove_reader(fd)
+                chunk = os.read(fd, 1 << 16)
+                assert chunk, (data, "is all that came")
+                data += chunk
+        return data
+
+    async def next_turn(self) -> None:
+        """Until what the loop had to do is done."""
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    def count_turns(self) -> None:
+        """Number the turns of the loop from now on; it does not rest any more."""
+
+        def count() -> None:
+            self.turn += 1
+            self.loop.call_soon(count)
+
+        count()
+
+    def of_kind(self, kind: str) -> list[Event]:
+        """The events so far of one kind."""
+        return [each for each in self.events if each.kind == kind]
+
+    def exits(self, service: str) -> list[Event]:
+        """The exits so far of a service."""
+        return [each for each in self.of_kind("exited") if each.service == service]
+
+    def answer(self) -> list[dict[str, Any]]:
+        """The events, for JSON."""
+        return [dataclasses.asdict(each) for each in self.events]
+
+    def _add(self, event: Event) -> None:
+        self.events.append(event)
+        self._changed.set()
+        self.on_event(event)
+
+    def _add_process(self, kind: str, process: Process) -> None:
+        self._add(
+            Event(
+                kind,
+                self.turn,
+                service=process.service,
+                activation=process.activation,
+                pid=process.pid,
+                ppid=process.ppid,
+                origin=process.origin,
+                attribution=process.attribution,
+                command=process.command,
+                code=process.exit.code,
+                status=process.exit.status,
+                user=process.usage.user,
+                system=process.usage.system,
+                max_rss=process.usage.max_rss,
+                started=process.started.monotonic,
+                exited=process.exited.monotonic,
+            )
+        )
+
+    def process_started(self, process: Process) -> None:
+        """Of ``ProcessEvents``."""
+        self._add_process("started", process)
+
+    def process_exited(self, process: Process, forgotten: Process | None) -> None:
+        """Of ``ProcessEvents``."""
+        del forgotten
+        self._add_process("exited", process)
+
+    def activation_emptied(self, activation: int, service: str) -> None:
+        """Of ``ProcessEvents``."""
+        self._add(Event("emptied", self.turn, service, activation))
+
+
+@contextlib.contextmanager
+def pipe() -> Iterator[tuple[int, Callable[[], None]]]:
+    """A descriptor for children to read until the function is called, or the end."""
+    reader, writer = os.pipe()
+    closed = False
+
+    def release() -> None:
+        nonlocal closed
+        if not closed:
+            closed = True
+            os.close(writer)
+
+    try:
+        yield reader, release
+    finally:
+        release()
+        os.close(reader)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -131,6 +132,10 @@ class Daemon:
             await self._serve()
         except Outcome as e:
             raise EngineFailed(f"{self._engine.version} does not serve us: {e}") from e
+        # What there is now stays: no collection need look at it again, and none of
+        # them is long enough to be felt in the middle of an activation.
+        gc.collect()
+        gc.freeze()
 
     def _open_signals(self) -> int:
         self._signal_fd = kernel.open_signalfd([signal.SIGCHLD])

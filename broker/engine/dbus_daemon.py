@@ -17,7 +17,7 @@ import itertools
 import logging
 import os
 from typing import TYPE_CHECKING, Final
-from xml.sax.saxutils import escape
+from xml.etree import ElementTree as ET
 
 from broker.bus import address
 from broker.bus.codec import Message, MessageType
@@ -70,9 +70,9 @@ _CONFIG: Final = """\
 <busconfig>
   <type>session</type>
   <keep_umask/>
-  <listen>{listen}</listen>
+  {listen}
   <auth>EXTERNAL</auth>
-  <servicedir>{services}</servicedir>
+  {services}
   <policy context="default">
     <allow send_destination="*" eavesdrop="true"/>
     <allow eavesdrop="true"/>
@@ -139,8 +139,10 @@ class DBusDaemon(Engine):
             file.write(
                 _CONFIG.format(
                     # systemd: is its address for a socket that it is given.
-                    listen="systemd:" if listener.sock else escape(str(listener.address)),
-                    services=escape(self._services),
+                    listen=_element(
+                        "listen", "systemd:" if listener.sock else str(listener.address)
+                    ),
+                    services=_element("servicedir", self._services),
                     limits="\n".join(
                         f'  <limit name="{name}">{value}</limit>' for name, value in limits.items()
                     ),
@@ -268,3 +270,9 @@ class DBusDaemon(Engine):
                 await self.events.reload_requested()
             except Outcome as e:
                 log.warning("the configuration was not reloaded: %s", e)
+
+
+def _element(tag: str, text: str) -> str:
+    element = ET.Element(tag)
+    element.text = text
+    return ET.tostring(element, "unicode")

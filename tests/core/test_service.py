@@ -352,7 +352,7 @@ def test_grandchild_that_its_own_parent_reaped_is_forgotten_with_the_others() ->
 
 
 def test_grandchild_that_takes_the_name_again_was_not_started_again() -> None:
-    """Its start is not on record: the moment of the question stands for it."""
+    """Its start is on no record but computed each time, never twice quite the same."""
     play = starting()
     play.do(took(12), LOST, ev.NameAcquired(":1.13", 12, OwnerKind.OWN, born(700)))
     assert (play.service.main_pid, play.service.exec_main_start) == (12, born(12))

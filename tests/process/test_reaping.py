@@ -128,6 +128,7 @@ def test_a_fault_with_one_zombie_does_not_stop_the_others(child: str) -> None:
 @pytest.mark.parametrize("kind", ["started", "exited", "emptied"])
 def test_a_fault_of_the_listener_loses_no_process(child: str, kind: str) -> None:
     value = run(reaping.events_that_fail, child, kind)
+    assert value["dead"] == 18
     assert value["faults"] == ["_WrongError"]
     events = events_of(value["events"])
     assert Counter(each.service for each in exits_of(events)) == {

@@ -112,9 +112,12 @@ def test_a_killed_services_processes_are_killed_when_they_come_to_us(child: str)
 
 def test_a_cgroup_is_killed_as_a_whole(child: str, in_cgroups: Setting) -> None:
     value = run(signalling.in_one_blow, child, setting=in_cgroups)
+    exits = [each for each in events_of(value["events"]) if each.kind == "exited"]
+    assert Counter((each.attribution, each.code, each.status) for each in exits) == {
+        ("spawned", CLD_KILLED, signal.SIGKILL): 1,
+        ("cgroup", CLD_KILLED, signal.SIGKILL): 30,
+    }
     assert value["dead"] is True
-    ends = Counter((each.code, each.status) for each in events_of(value["events"]) if each.code)
-    assert ends == {(CLD_KILLED, signal.SIGKILL): 31}
 
 
 def test_only_what_was_there_is_killed(child: str, marked: Setting) -> None:

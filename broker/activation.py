@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 from broker.core import events as ev
 from broker.core.events import Effect, Event, OwnerKind, Timer, Token
 from broker.core.exits import Result
-from broker.core.service import Service, State
+from broker.core.service import Service
 from broker.core.start_limit import StartLimit
+from broker.core.state import State
 from broker.errors import Outcome, ServiceUnknown, SpawnFileInvalid
 from broker.process import clock, procfs
 from broker.process.spawn import Program, SpawnRefusedError

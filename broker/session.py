@@ -9,7 +9,7 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from broker.core.service import State
+from broker.core.state import State
 from broker.daemon import Config, Daemon
 from broker.errors import EngineFailed, Outcome
 from broker.process import clock, kernel, procfs, signals

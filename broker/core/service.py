@@ -30,47 +30,27 @@ The rules, which the table below only spells out:
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from broker.core import events as ev
+from broker.core import reasons
 from broker.core.clock import NEVER, Instant
 from broker.core.events import Effect, Event, OwnerKind, Timer, Token
 from broker.core.exits import UNKNOWN_EXIT, Exit, Result
-from broker.errors import (
-    Outcome,
-    ShuttingDown,
-    SpawnChildExited,
-    SpawnChildSignaled,
-    SpawnFailed,
-    StartLimitHit,
-    TimedOut,
-)
+from broker.core.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from broker.core.start_limit import StartLimit
+    from broker.errors import Outcome
 
 SIGKILL: Final = 9
 SIGTERM: Final = 15
 
 # Ends that are remembered, since they may turn out to have been the owner's.
 RECENT: Final = 16
-
-
-class State(enum.Enum):
-    """A service's state as (ActiveState, SubState), systemd's words where it has them."""
-
-    DEAD = ("inactive", "dead")
-    START = ("activating", "start")
-    RUNNING = ("active", "running")
-    EXTERNAL = ("active", "external")
-    LINGERING = ("deactivating", "lingering")
-    STOP_SIGTERM = ("deactivating", "stop-sigterm")
-    STOP_SIGKILL = ("deactivating", "stop-sigkill")
-    FAILED = ("failed", "failed")
 
 
 @dataclass(slots=True)
@@ -161,18 +141,13 @@ class Service:
         if self.state in (State.RUNNING, State.EXTERNAL):
             return [ev.ConfirmOwner()]
         if self._closing:
-            return self._refuse(ShuttingDown(f"{self.name} is not started: the session is ending"))
+            return self._refuse(reasons.closing(self.name))
         if self._limit.hit(now.monotonic):
             self.result = Result.START_LIMIT_HIT
             if self._all_gone:
                 self.state = State.FAILED
             seconds = self._limit.interval / 1_000_000
-            return self._refuse(
-                StartLimitHit(
-                    f"{self.name} failed {self._limit.burst} times within {seconds:g} s "
-                    "and is not started for a while"
-                )
-            )
+            return self._refuse(reasons.refused(self.name, self._limit.burst, seconds))
         self.state = State.START
         self.result = Result.SUCCESS
         self.activations += 1
@@ -267,7 +242,7 @@ class Service:
                 if end.activation == self.activations and not end.exit.zero:
                     self._set_main(*who)
                     self._main_exited(end.exit, end.at, judge=False)
-        return self._fail(*self._verdict(), now)
+        return self._fail(*reasons.ended(self.name, self.exec_main_exit), now)
 
     # -- processes -------------------------------------------------------------
 
@@ -345,17 +320,6 @@ class Service:
         self.failures += 1
         self._limit.failed(now.monotonic)
 
-    def _verdict(self) -> tuple[Outcome, Result]:
-        end = self.exec_main_exit
-        # The reference implementation's words, which scripts look for.
-        if end.zero:
-            text = f"Process {self.name} exited with status 0 and left nobody to take its name"
-            return SpawnChildExited(text), Result.PROTOCOL
-        if end.result is Result.EXIT_CODE:
-            text = f"Process {self.name} exited with status {end.status}"
-            return SpawnChildExited(text), end.result
-        return SpawnChildSignaled(f"Process {self.name} received signal {end.status}"), end.result
-
     def _fail(self, error: Outcome, result: Result, now: Instant) -> list[Effect]:
         self.result = result
         self._count_failure(now)
@@ -366,8 +330,7 @@ class Service:
         return effects + self._end()
 
     def _activation_timeout(self, _event: ev.TimerFired, now: Instant) -> list[Effect]:
-        text = f"Failed to activate service '{self.name}': timed out after {self._timeout:g} s"
-        return self._fail(TimedOut(text), Result.TIMEOUT, now)
+        return self._fail(reasons.timed_out(self.name, self._timeout), Result.TIMEOUT, now)
 
     def _end(self) -> list[Effect]:
         self.state = State.STOP_SIGTERM
@@ -380,10 +343,8 @@ class Service:
         return self._end()
 
     def _stop_start(self, _event: ev.StopRequested | ev.Closing, now: Instant) -> list[Effect]:
-        reason: Outcome = SpawnFailed(f"{self.name} was stopped before it took its name")
-        if self._closing:
-            reason = ShuttingDown(f"{self.name} was stopped: the session is ending")
-        effects = [ev.CancelTimer(), *self._refuse(reason)]
+        reason = reasons.closing if self._closing else reasons.stopped
+        effects = [ev.CancelTimer(), *self._refuse(reason(self.name))]
         return effects + (self._ended(now) if self._all_gone else self._end())
 
     def _stop_idle(self, _event: ev.StopRequested, _now: Instant) -> list[Effect]:
@@ -402,7 +363,7 @@ class Service:
         self._closing = True
         if self.state is State.START:
             return self._stop_start(event, now)
-        return self._refuse(ShuttingDown("the session is ending")) if self._waiting else []
+        return self._refuse(reasons.closing(self.name)) if self._waiting else []
 
     def _reset(self, _event: ev.ResetFailed, _now: Instant) -> list[Effect]:
         self._limit.reset()

@@ -17,8 +17,9 @@ from broker.core import events as ev
 from broker.core.clock import NEVER, Instant
 from broker.core.events import Effect, Event, OwnerKind, Timer
 from broker.core.exits import CLEAN_SIGNALS, UNKNOWN_EXIT, Exit, Result
-from broker.core.service import RECENT, Service, State
+from broker.core.service import RECENT, Service
 from broker.core.start_limit import StartLimit
+from broker.core.state import State
 from broker.errors import (
     Outcome,
     ShuttingDown,

@@ -1,0 +1,49 @@
+"""What the callers of a service that does not come are told, in the reference's words.
+
+Scripts look for the words; where dbus-daemon has none for a case, they are its kind.
+"""
+
+from __future__ import annotations
+
+from broker.core.exits import Exit, Result
+from broker.errors import (
+    Outcome,
+    ShuttingDown,
+    SpawnChildExited,
+    SpawnChildSignaled,
+    SpawnFailed,
+    StartLimitHit,
+    TimedOut,
+)
+
+
+def ended(name: str, end: Exit) -> tuple[Outcome, Result]:
+    """The service's process ended before it took the name, and left nobody to."""
+    if end.zero:
+        text = f"Process {name} exited with status 0 and left nobody to take its name"
+        return SpawnChildExited(text), Result.PROTOCOL
+    if end.result is Result.EXIT_CODE:
+        return SpawnChildExited(f"Process {name} exited with status {end.status}"), end.result
+    return SpawnChildSignaled(f"Process {name} received signal {end.status}"), end.result
+
+
+def timed_out(name: str, seconds: float) -> Outcome:
+    """The name was not owned in time."""
+    return TimedOut(f"Failed to activate service '{name}': timed out after {seconds:g} s")
+
+
+def refused(name: str, failures: int, seconds: float) -> Outcome:
+    """It failed too often to be tried again at once."""
+    return StartLimitHit(
+        f"{name} failed {failures} times within {seconds:g} s and is not started for a while"
+    )
+
+
+def stopped(name: str) -> Outcome:
+    """Somebody stopped it."""
+    return SpawnFailed(f"{name} was stopped before it took its name")
+
+
+def closing(name: str) -> Outcome:
+    """There is no time left for it."""
+    return ShuttingDown(f"{name} is not started: the session is ending")

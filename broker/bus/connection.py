@@ -40,11 +40,14 @@ CALL_TIMEOUT: Final = 25.0
 # more than this without a line end is no D-Bus server.
 MAX_AUTH_BYTES: Final = 4096
 
+# At once; a message of an activation has a tenth of a kilobyte.
+READ_BYTES: Final = 65536
+
 type_return = MessageType.METHOD_RETURN
 type_error = MessageType.ERROR
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """A D-Bus connection; made by ``to_bus`` or ``to_peer``, never directly.
 
     Attributes:
@@ -70,6 +73,7 @@ class Connection(asyncio.Protocol):
         self._auth = bytearray()
         self._expected = [b"DATA", b"OK"] + ([b"AGREE_UNIX_FD"] if pass_fds else [])
         self._splitter = Splitter()
+        self._buffer = memoryview(bytearray(READ_BYTES))
         self._closing = False  # by us, not by the peer
         self._caught_up = asyncio.Event()
         self._caught_up.set()
@@ -123,7 +127,7 @@ class Connection(asyncio.Protocol):
             raise
         return self
 
-    # -- asyncio.Protocol ------------------------------------------------------
+    # -- asyncio.BufferedProtocol ------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the whole authentication in one piece.
@@ -135,8 +139,14 @@ class Connection(asyncio.Protocol):
         negotiate = b"NEGOTIATE_UNIX_FD\r\n" if self._pass_fds else b""
         self._transport.write(b"\0AUTH EXTERNAL\r\nDATA\r\n" + negotiate + b"BEGIN\r\n")
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to read to: asyncio's own way maps and unmaps 256 KiB for each message."""
+        del sizehint
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Authentication lines first, then messages."""
+        data = bytes(self._buffer[:nbytes])
         if not self._ready.done():
             self._auth += data
             data = self._read_auth()

@@ -172,7 +172,7 @@ def test_an_activation_is_not_over_while_a_daemon_of_it_lives(child: str, marked
     assert value["live"] == [["org.test.Daemon", True]]
     assert "emptied" not in {each.kind for each in events[: value["before"]]}
     assert [each.kind for each in events[-2:]] == ["exited", "emptied"]
-    assert [each.status for each in events if each.kind == "exited"] == [105, 105, 5]
+    assert [each.status for each in events if each.kind == "exited"] == [0, 105, 105, 5]
 
 
 def test_each_activation_is_emptied_once_after_its_exits(child: str, marked: Setting) -> None:

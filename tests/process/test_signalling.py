@@ -161,7 +161,7 @@ def _check_hoppers(value: Any) -> None:
     # None came to its end.
     assert Counter(each.status for each in exits if each.code == CLD_EXITED).keys() == {0}
     assert Counter(each.status for each in exits if each.code == CLD_KILLED).keys() == {9}
-    assert len(exits) < 3 * HOPS
+    assert len(exits) < 2 * HOPS
 
 
 def test_a_process_that_is_not_below_us_is_never_signalled(child: str) -> None:

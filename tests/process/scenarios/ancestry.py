@@ -116,8 +116,9 @@ async def daemon_left(child: str) -> Any:
     """The first process ends with 0 long before the daemon that it leaves."""
     async with Broker() as broker:
         with pipe() as (reader, release):
-            broker.spawn([child, "daemon", "5", "wait"], "org.test.Daemon", {3: reader})
-            await broker.wait(lambda: len(broker.exits("org.test.Daemon")) == 2)
+            shell = ["/bin/sh", "-c", '"$@" & exit 0', "sh", child, "daemon", "5", "wait"]
+            broker.spawn(shell, "org.test.Daemon", {3: reader})
+            await broker.wait(lambda: len(broker.exits("org.test.Daemon")) == 3)
             # What would be said too early is said by then.
             await broker.next_turn()
             before = len(broker.events)

@@ -264,7 +264,7 @@ def _codes(broker: Broker) -> list[int]:
 async def hoppers(child: str, hops: int, by_service: bool) -> Any:
     """Processes that fork and go, again and again, each in a session of its own."""
     async with Broker() as broker:
-        for _ in range(3):
+        for _ in range(2):
             broker.spawn([child, "hop", "99", "now", str(hops)], "org.test.Hop")
         await broker.wait(lambda: len(broker.of_kind("exited")) > 20)
         rounds = 0

@@ -4,9 +4,9 @@ The broker is the subreaper of all that it starts, so orphans come to it
 without a word about whose they are. Each activation gets marks before its
 first instruction runs, and what is forked inherits them:
 
-- ``cgroup``: a cgroup v2 directory of its own, where one can be made;
 - ``tag``: RLIMIT_LOCKS, a limit that the kernel has not enforced since 2.4.25
-  but still inherits, shows for every process, and keeps for a zombie.
+  but still inherits, shows for every process, and keeps for a zombie;
+- ``cgroup``: a cgroup v2 directory of its own, where there can be no tag.
 
 The environment is no mark: a zombie has none, and a process may overwrite it.
 A session or process group that is an activation's own is weaker evidence (a

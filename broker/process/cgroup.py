@@ -1,13 +1,17 @@
-"""A cgroup v2 directory for each activation, where one can be made.
+"""A cgroup v2 directory for each activation: the mark where there can be no tag.
 
 A process is in its activation's directory from its first instruction, because
 the broker itself waits there: it moves into a fresh directory *after* each
-spawn, and the next child is born in it. Nothing of that is on the way of an
-activation. Rejected: moving the child after the spawn (1 % of daemons have
-forked by then); clone3's CLONE_INTO_CGROUP (posix_spawn learnt it with glibc
-2.39 only, and a fork of Python costs more than the whole spawn); moving in
-before each spawn (the kernel synchronises RCU for a move after a quiet time,
-6 ms measured).
+spawn, and the next child is born in it.
+
+That is the second choice, since a move is dear: after a quiet time the kernel
+synchronises RCU for it, and until then every fork, exec, exit and new thread of
+the whole system waits. The second of two activations in a row took 16 ms with
+cgroups and 2.5 ms with tags alone (the bench shows it), and a login starts ten.
+Rejected: moving the child after the spawn (1 % of daemons have forked by then);
+moving in before each spawn (the same cost on an activation's own way); clone3's
+CLONE_INTO_CGROUP, which costs nothing, but which posix_spawn learnt with glibc
+2.39 only, and a fork of Python takes longer than the whole spawn.
 
 Zombies keep the path, and a directory that holds only zombies can be removed.
 """
@@ -26,16 +30,19 @@ log = logging.getLogger(__name__)
 class Cgroups:
     """The directories of this broker's activations, made below its own cgroup.
 
+    Args:
+        wanted: False makes none.
+
     Attributes:
         current: path of the directory that the next child is born in, as
             /proc/PID/cgroup shows it; None if none can be made.
         telling: whether a process's cgroup says which activation it came from.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, wanted: bool) -> None:
         self.current: str | None = None
         self._home = procfs.cgroup(os.getpid())
-        self._mount = _mount_point()
+        self._mount = _mount_point() if wanted else None
         self._count = 0
         if self._home:
             self._enter_new()

@@ -69,7 +69,7 @@ class Supervisor:
         self._loop = loop
         self._events = events
         self._tagger = Tagger()
-        self._cgroups = Cgroups()
+        self._cgroups = Cgroups(wanted=not self._tagger.stride)
         self._marks = Marks(self._tagger.stride)
         self._activations: dict[int, _Activation] = {}
         self._count = NO_ACTIVATION

@@ -40,7 +40,7 @@ class Tagger:
     """
 
     def __init__(self) -> None:
-        _, hard = resource.getrlimit(RLIMIT_LOCKS)
+        soft, hard = resource.getrlimit(RLIMIT_LOCKS)
         self._next = _TOP if hard == resource.RLIM_INFINITY else hard
         outer = 0
         self.stride = 0
@@ -51,22 +51,22 @@ class Tagger:
             outer = stride
         # A nested broker must not leave the range that it was given.
         self._floor = 0 if not outer else self._next - outer
+        try:
+            resource.setrlimit(RLIMIT_LOCKS, (soft, hard))
+        except (OSError, ValueError):
+            # A seccomp filter may forbid it, whatever the values are.
+            self.stride = 0
 
     def advance(self) -> int | None:
         """Set our limit to the next value, which what is spawned now inherits.
 
         Returns:
-            the value; None if there is none left, or the system refuses.
+            the value; None if there is none left.
         """
         if not self.stride or self._next - self.stride <= self._floor:
             return None
         value = self._next - self.stride
-        try:
-            resource.setrlimit(RLIMIT_LOCKS, (value, value))
-        except (OSError, ValueError):
-            # A seccomp filter may forbid it; then processes are known by other marks.
-            self.stride = 0
-            return None
+        resource.setrlimit(RLIMIT_LOCKS, (value, value))
         self._next = value
         # The last value is nobody's: whatever is spawned from then on bears it.
         return value if value - self.stride > self._floor else None

@@ -15,6 +15,7 @@ import random
 import signal
 import statistics
 import sys
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +34,11 @@ RATIO_GOALS: Final = {"broker/dbus-broker": 0.75, "broker/dbus-daemon": 1.0}
 MEMORY_GOAL: Final = 30.0
 SERVICES: Final = 100
 WARM_UP: Final = 1
+# Activations in a row, so many times, after so many seconds of quiet: what the first
+# leaves to be done must not be on the second's way.
+IN_A_ROW: Final = 3
+ROWS: Final = 20
+QUIET: Final = 0.2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         programs.check()
-        with place(max(options.rounds + WARM_UP, SERVICES)) as at:
+        with place(max(options.rounds + WARM_UP, SERVICES, ROWS * IN_A_ROW)) as at:
             results = _measure(at, options)
     except programs.BenchError as e:
         print(f"bench: {e}", file=sys.stderr)  # noqa: T201 - a program's complaint
@@ -83,6 +89,10 @@ def _measure(at: Place, options: argparse.Namespace) -> dict[str, Any]:
             for key, sample in rounds.items()
         },
         "ratio": {key: _judged_ratio(rounds[key], base, goal) for key, goal in RATIO_GOALS.items()},
+        "in_a_row": {
+            key: [statistics.median(place) for place in sample]
+            for key, sample in _in_a_row(at, chance).items()
+        },
         "memory": {kind.key: _judged_memory(_memory(kind, at)) for kind in KINDS if kind.engine},
         "startup": {
             key: {"median_s": statistics.median(sample), "starts_s": sample}
@@ -103,6 +113,22 @@ def _activation(at: Place, count: int, chance: random.Random) -> dict[str, list[
             for key, each in chance.sample(clients, k=len(clients)):
                 taken[key].append(each.ask(f"cycle {name}"))
     return {key: sample[WARM_UP:] for key, sample in taken.items()}
+
+
+def _in_a_row(at: Place, chance: random.Random) -> dict[str, list[list[int]]]:
+    """Nanoseconds of the first in a row, of the second …, by the bus's key."""
+    taken: dict[str, list[list[int]]] = {kind.key: [[] for _ in range(IN_A_ROW)] for kind in KINDS}
+    with ExitStack() as stack:
+        clients = []
+        for kind in KINDS:
+            running = stack.enter_context(bus(kind, at))
+            clients.append((kind.key, stack.enter_context(client(running, at))))
+        for first in range(0, ROWS * IN_A_ROW, IN_A_ROW):
+            for key, each in chance.sample(clients, k=len(clients)):
+                time.sleep(QUIET)
+                for sample, name in zip(taken[key], at.names[first:], strict=False):
+                    sample.append(each.ask(f"keep {name}"))
+    return taken
 
 
 def _memory(kind: Kind, at: Place) -> int:

@@ -35,6 +35,10 @@ def of(results: Mapping[str, Any]) -> str:
             low, high = judged["interval_95"]
             line += f"{judged['value']:8.2f}{f'{low:.2f} - {high:.2f}':>14}{_goal(judged)}"
         lines.append(line)
+    lines += ["", "activations in a row after a quiet time: the first, the second …, medians in ms"]
+    for kind in KINDS:
+        row = "".join(f"{each / 1e6:8.2f}" for each in results["in_a_row"][kind.key])
+        lines.append(f"{kind.title:24}{row}")
     count = next(iter(results["memory"].values()))["services"]
     lines += ["", f"resident memory of the broker with {count} services running, in MB"]
     for kind in KINDS:

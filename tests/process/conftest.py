@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 USERS = [None, NOBODY] if os.geteuid() == 0 else [None]
-MARKS = {"cgroup+tag": (True, True), "tag": (False, True), "neither": (False, False)}
+MARKS = {"cgroup": (True, False), "tag": (False, True), "neither": (False, False)}
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +59,7 @@ def own_setting(request: pytest.FixtureRequest) -> Setting:
     return _setting(None, request.param)
 
 
-@pytest.fixture(scope="session", params=["cgroup+tag", "tag"])
+@pytest.fixture(scope="session", params=["cgroup", "tag"])
 def marked(request: pytest.FixtureRequest) -> Setting:
     """Whoever runs the tests, with either mark to go by."""
     return _setting(None, request.param)
@@ -68,4 +68,4 @@ def marked(request: pytest.FixtureRequest) -> Setting:
 @pytest.fixture(scope="session")
 def in_cgroups() -> Setting:
     """Whoever runs the tests, where cgroups can be made."""
-    return _setting(None, "cgroup+tag")
+    return _setting(None, "cgroup")

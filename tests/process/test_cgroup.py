@@ -39,6 +39,14 @@ def test_a_directory_goes_with_the_last_process_in_it(child: str, in_cgroups: Se
     assert found["end"]["where"] == {"broker": found["home"]}
 
 
+def test_no_directory_is_made_where_there_are_tags(child: str, in_cgroups: Setting) -> None:
+    del in_cgroups
+    found = run(grouping.life_of_directories, child, setting=Setting(cgroup=True, tag=True))
+    home = found.pop("home")
+    assert {where for each in found.values() for where in each["where"].values()} == {home}
+    assert [each["directories"] for each in found.values()] == [[]] * 7
+
+
 def test_a_broker_in_the_root_of_the_hierarchy(child: str, in_cgroups: Setting) -> None:
     value = run(grouping.at_the_root, child, setting=in_cgroups)
     found = Counter(each.attribution for each in events_of(value["events"]) if each.code)
@@ -70,20 +78,19 @@ def test_directories_that_cannot_be_entered_are_not_left(child: str, in_cgroups:
     value = run(grouping.delegated_in_part, child, setting=in_cgroups)
     assert value["directories"] == []
     found = Counter(each.attribution for each in events_of(value["events"]) if each.code)
-    assert found == {"spawned": 1, "tag": 2}
+    assert found.total() == 3
+    assert found["cgroup"] == 0
 
 
-@pytest.mark.parametrize("tag", [True, False], ids=["tag", "no tag"])
 def test_the_first_refusal_is_the_end_of_cgroups_not_of_those_that_are(
-    child: str, in_cgroups: Setting, tag: bool
+    child: str, in_cgroups: Setting
 ) -> None:
     names = [f"org.test.N{number}" for number in range(4)]
-    setting = Setting(in_cgroups.user, cgroup=True, tag=tag)
-    value = run(grouping.no_more_directories, child, names, setting=setting)
+    value = run(grouping.no_more_directories, child, names, setting=in_cgroups)
     # The first two have cgroups, and keep them.
     found = dict(value["live"])
     assert found.pop(names[0]) == found.pop(names[1]) == "cgroup"
-    assert found == (dict.fromkeys(names[2:], "tag") if tag else {"": "none"})
+    assert found == {"": "none"}
     assert value["cgroups"] == 3
     assert value["home"] is True
     assert value["left"] == []
@@ -97,21 +104,21 @@ def test_directories_left_by_a_killed_broker_are_not_in_the_way(
     assert found == {"spawned": 3, "cgroup": 6}
 
 
-@pytest.mark.parametrize("tag", [True, False], ids=["tag", "no tag"])
 def test_a_broker_that_cannot_leave_a_services_cgroup_does_not_trust_it(
-    child: str, in_cgroups: Setting, tag: bool
+    child: str, in_cgroups: Setting
 ) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can give a cgroup to an ordinary user")
     del in_cgroups
-    value = run(grouping.stuck, child, setting=Setting(NOBODY, cgroup=True, tag=tag))
+    value = run(grouping.stuck, child, setting=Setting(NOBODY, cgroup=True, tag=False))
     assert value["stuck"] is True
     exits = [each for each in events_of(value["events"]) if each.kind == "exited"]
     assert len(exits) == 9
     for each in exits:
         number = 0 if each.code == CLD_KILLED else each.status % 100
-        right = (f"org.test.N{number}", "tag") if tag else ("", "none")
-        weaker = (f"org.test.N{number}", "session")
         if each.origin == "adopted":
-            assert (each.service, each.attribution) in ({right} if tag else {right, weaker})
+            assert (each.service, each.attribution) in {
+                ("", "none"),
+                (f"org.test.N{number}", "session"),
+            }
     assert value["left"] == []

@@ -283,7 +283,10 @@ class Daemon:
             assert self._publisher is not None
             added, removed = self._activator.set_descriptors(self._load())
             for unit in removed:
-                self._publisher.remove_service(unit.service.name)
+                if unit.service.name in self.units:  # with another descriptor
+                    self._publisher.remove_service(unit.service.name)
+                else:
+                    self.service_gone(unit)
             for unit in added:
                 self._publisher.add_service(unit)
             listed = [name for name, unit in self.units.items() if unit.listed]
@@ -363,8 +366,13 @@ class Daemon:
 
     def service_gone(self, unit: Unit) -> None:
         """Of ``ActivationEvents``."""
+        name = unit.service.name
+        self._names.forget(name)
+        forgotten = self.supervisor.processes.forget(name)
         if self._publisher is not None:
-            self._publisher.remove_service(unit.service.name)
+            for process in forgotten:
+                self._publisher.process_forgotten(process)
+            self._publisher.remove_service(name)
 
     def activation_failed(self, unit: Unit, error: Outcome) -> None:
         """Of ``ActivationEvents``."""

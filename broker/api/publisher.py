@@ -60,22 +60,31 @@ class Publisher:
 
     def add_service(self, unit: Unit, *, announce: bool = True) -> None:
         """A descriptor has come; ``announce`` is False before clients can know the bus."""
-        path = paths.of_service(unit.service.name)
+        name = unit.service.name
+        path = paths.of_service(name)
         service = ServiceObject(unit, self._control, self._callers)
-        self._services[unit.service.name] = service
+        self._services[name] = service
         self._server.add(path, service)
-        self._remember(path, service)
+
+        def say() -> None:
+            # It may have gone already, and another one may have its place.
+            if self._services.get(name) is service:
+                self._remember(path, service)
+                self._server.emit_added(path)
+
         if announce:
-            self._queue(lambda: self._server.emit_added(path))
+            self._queue(say)
+        else:
+            self._remember(path, service)
 
     def remove_service(self, name: str) -> None:
         """A descriptor has gone, and nothing of its service runs."""
         path = paths.of_service(name)
         del self._services[name]
         self._dirty.pop(path, None)
-        del self._said[path]
         self._server.remove(path)
-        self._queue(lambda: self._server.emit_removed(path, [paths.SERVICE.name]))
+        if self._said.pop(path, None) is not None:
+            self._queue(lambda: self._server.emit_removed(path, [paths.SERVICE.name]))
 
     def service_changed(self, unit: Unit) -> None:
         """Something of a service may be new."""
@@ -105,11 +114,15 @@ class Publisher:
         self._mark(path, self._processes[process.serial])
         self._queue(lambda: self._say_exited(path, process))
         if forgotten is not None:
-            old = paths.of_process(forgotten)
-            del self._processes[forgotten.serial]
-            self._dirty.pop(old, None)
-            self._server.remove(old)
-            self._queue(lambda: self._say_forgotten(old))
+            self.process_forgotten(forgotten)
+
+    def process_forgotten(self, process: Process) -> None:
+        """The record of an ended process is dropped."""
+        path = paths.of_process(process)
+        del self._processes[process.serial]
+        self._dirty.pop(path, None)
+        self._server.remove(path)
+        self._queue(lambda: self._say_forgotten(path))
 
     def activation_failed(self, unit: Unit, error: Outcome) -> None:
         """An activation has ended without the name."""

@@ -57,27 +57,27 @@ class NameWatch:
         """
         new = set(names) - self._names
         for name in self._names.difference(names):
-            self._owners.pop(name, None)
+            self.forget(name)
         self._names = set(names)
         # One rule for all names that begin alike ("org"), not one for each of
         # hundreds; unique names begin with a colon, so no client that comes or
         # goes wakes us.
-        for namespace in sorted({name.partition(".")[0] for name in names} - self._namespaces):
-            self._namespaces.add(namespace)
-            await self._connection.call_bus(
-                "AddMatch",
-                "s",
-                [
-                    (
-                        f"type='signal',sender='{DRIVER}',interface='{DRIVER}',"
-                        f"member='NameOwnerChanged',path='/org/freedesktop/DBus',"
-                        f"arg0namespace='{namespace}'"
-                    )
-                ],
-            )
+        namespaces = {name.partition(".")[0] for name in names}
+        for member, changed in (
+            ("AddMatch", namespaces - self._namespaces),
+            ("RemoveMatch", self._namespaces - namespaces),
+        ):
+            for namespace in sorted(changed):
+                self._namespaces ^= {namespace}
+                await self._connection.call_bus(member, "s", [_rule(namespace)])
         (owned,) = await self._connection.call_bus("ListNames")
         for name in new.intersection(owned):
             self._ask(name, lambda owner, name=name: self._note(name, owner))  # type: ignore[misc]
+
+    def forget(self, name: str) -> None:
+        """Follow a name no longer; if it is watched again, its owner is asked for anew."""
+        self._names.discard(name)
+        self._owners.pop(name, None)
 
     def handle(self, message: Message) -> None:
         """Take a NameOwnerChanged signal of the bus."""
@@ -134,6 +134,13 @@ class NameWatch:
             if not waiting:
                 del self._news[name]
             tell()
+
+
+def _rule(namespace: str) -> str:
+    return (
+        f"type='signal',sender='{DRIVER}',interface='{DRIVER}',member='NameOwnerChanged',"
+        f"path='/org/freedesktop/DBus',arg0namespace='{namespace}'"
+    )
 
 
 def _question(member: str, name: str) -> Message:

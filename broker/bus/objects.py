@@ -261,13 +261,15 @@ class ObjectServer:
 
     async def _managed(self, _path: str, _member: str, _arguments: list[Any]) -> list[Any]:
         below = self._root.rstrip("/") + "/"
-        return [
-            {
-                path: {each.spec.name: each.get_all() for each in interfaces}
-                for path, interfaces in self._objects.items()
-                if path.startswith(below) and path != self._root
-            }
-        ]
+        found: dict[str, dict[str, dict[str, Variant]]] = {}
+        # Reading one can bring others into being (an orphan is found when it is looked for):
+        # they are told as new before this answer, so they must be in it.
+        while new := [
+            each for each in self._objects if each.startswith(below) and each not in found
+        ]:
+            for path in new:
+                found[path] = {each.spec.name: each.get_all() for each in self._objects[path]}
+        return [found]
 
     async def _properties(self, path: str, member: str, arguments: list[Any]) -> list[Any]:
         self._check_exists(path)

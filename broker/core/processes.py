@@ -124,6 +124,11 @@ class Processes:
         ended.append(process)
         return process, ended.popleft() if len(ended) > HISTORY else None
 
+    def forget(self, service: str) -> Iterable[Process]:
+        """Drop what is remembered of a service that has gone, and return its ended children."""
+        self._usage.pop(service, None)
+        return self._ended.pop(service, ())
+
     def usage(self, service: str) -> Usage:
         """What the service's processes had used when they were reaped."""
         return self._usage.get(service, NO_USAGE)

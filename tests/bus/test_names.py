@@ -305,6 +305,36 @@ async def test_a_name_that_is_lost_as_the_watch_begins_is_not_told(
     assert watcher.told == []
 
 
+async def test_names_that_are_watched_no_more_wake_nobody(
+    watcher: Watcher, owner: Callable[[], Owner]
+) -> None:
+    await watcher.watch.watch([NAME, "com.example.Name"])
+    await watcher.watch.watch([NAME])
+    one = owner()
+    one.take("com.example.Name")
+    one.take(NAME)
+    await watcher.told.until_length(1)
+    changed = [each for each in watcher.arrived if each.member == "NameOwnerChanged"]
+    assert [each.body[0] for each in changed] == [NAME]
+    await watcher.watch.watch([NAME, "com.example.Name"])
+    await watcher.settle()
+    assert watcher.told[1:] == [("com.example.Name", one.unique_name, PID)]
+
+
+async def test_a_name_that_was_forgotten_is_asked_for_again(
+    watcher: Watcher, owner: Callable[[], Owner]
+) -> None:
+    await watcher.watch.watch([NAME, OTHER])
+    watcher.watch.forget(NAME)
+    one = owner()
+    one.take(NAME)
+    await watcher.settle()
+    assert watcher.told == []
+    await watcher.watch.watch([NAME, OTHER])
+    await watcher.settle()
+    assert watcher.told == [(NAME, one.unique_name, PID)]
+
+
 async def test_clients_that_come_and_go_wake_nobody(
     watcher: Watcher, owner: Callable[[], Owner]
 ) -> None:

@@ -240,3 +240,19 @@ async def test_a_helper_left_behind_does_not_hold_up_the_error(place: Place) -> 
         # What a failed activation leaves running is ended.
         await bus.state(NAME, "failed")
         assert await bus.get(NAME, "Result", "ExecMainStatus", "PIDs") == ("exit-code", 4, [])
+
+
+async def test_a_name_that_was_taken_while_its_descriptor_was_away_is_external(
+    place: Place,
+) -> None:
+    place.add(NAME)
+    async with place.serve() as bus:
+        await bus.echo(NAME)
+        (place.services / f"{NAME}.service").unlink()
+        await bus.client.call("Reload")
+        await bus.client.call("StopService", "s", NAME)  # only now it is forgotten
+        await bus.client.bus.call_bus("RequestName", "su", [NAME, 0])
+        place.add(NAME)
+        await bus.client.call("Reload")
+        await bus.state(NAME, "external")
+        assert await bus.get(NAME, "Owner") == bus.client.bus.unique_name

@@ -13,6 +13,7 @@ from broker.api import paths
 from broker.bus.interface import EMITS, InterfaceSpec
 from broker.client import ROOT, Client, Signal
 from broker.errors import RemoteError
+from tests.integration.mirror import SPECS, Mirror, objects_in
 
 if TYPE_CHECKING:
     from tests.integration.buses import Bus, Place
@@ -22,18 +23,11 @@ pytestmark = pytest.mark.asyncio
 NAME = "org.activation.Test.One"
 OWN = "org.activation.Broker1"
 FDO = "org.freedesktop.DBus.Error."
-SPECS = {spec.name: spec for spec in (paths.MANAGER, paths.SERVICE, paths.PROCESS)}
 
 
 async def objects_of(bus: Bus) -> dict[str, dict[str, dict[str, Any]]]:
-    """GetManagedObjects, unpacked, and the root besides."""
-    snapshot = await bus.client.snapshot()
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for path, values in snapshot.services.items():
-        found[path] = {paths.SERVICE.name: values}
-    for path, values in snapshot.processes.items():
-        found[path] = {paths.PROCESS.name: values}
-    return found
+    """GetManagedObjects, unpacked."""
+    return objects_in(await bus.client.snapshot())
 
 
 def described(xml: str, spec: InterfaceSpec) -> tuple[Any, Any, Any]:
@@ -164,36 +158,6 @@ async def test_managed_objects_agree_with_get(place: Place) -> None:
                         assert await bus.client.get(path, interface, name) == value
 
 
-class Mirror:
-    """What a client knows that reads everything once and then only listens."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, dict[str, dict[str, Any]]] = {}
-        self.stale: set[str] = set()
-
-    def on_signal(self, signal: Signal) -> None:
-        if signal.member == "InterfacesAdded":
-            assert signal.path == ROOT
-            path, interfaces = signal.body
-            assert path not in self.objects
-            self.objects[path] = interfaces
-        elif signal.member == "InterfacesRemoved":
-            assert signal.path == ROOT
-            path, interfaces = signal.body
-            for name in interfaces:
-                del self.objects[path][name]
-            if not self.objects[path]:
-                del self.objects[path]
-        elif signal.member == "PropertiesChanged":
-            interface, changed, invalidated = signal.body
-            known = self.objects[signal.path][interface]
-            for name, value in changed.items():
-                assert SPECS[interface].properties[name].emits == "true"
-                assert known[name] != value, (signal.path, name)
-                known[name] = value
-            self.stale |= set(invalidated)
-
-
 async def test_every_change_is_announced(place: Place) -> None:
     """A client that listens knows as much as one that asks, after all that can happen."""
     names = [f"{NAME}{number}" for number in range(4)]
@@ -227,12 +191,7 @@ async def test_every_change_is_announced(place: Place) -> None:
         await other.call("ListServices")
         truth = await objects_of(bus)
         assert mirror.stale == {"Environment"}
-        assert mirror.objects.keys() - {ROOT} == truth.keys()
-        for path, interfaces in truth.items():
-            for interface, values in interfaces.items():
-                for name, value in values.items():
-                    if SPECS[interface].properties[name].emits in ("true", "const"):
-                        assert mirror.objects[path][interface][name] == value, (path, name)
+        assert mirror.differences(truth) == []
         counts = mirror.objects[ROOT][paths.MANAGER.name]
         for name in ("NServices", "NProcesses"):
             assert await bus.client.get(ROOT, paths.MANAGER.name, name) == counts[name]
@@ -353,3 +312,77 @@ async def test_kill_start_and_stop_on_the_object(place: Place) -> None:
         await call("Start")
         await asyncio.gather(call("Stop"), call("Stop"))
         assert await bus.get(NAME, "SubState", "Result", "PIDs") == ("dead", "success", [])
+
+
+async def test_what_is_announced_is_how_it_is_then(place: Place) -> None:
+    """A new service whose name is owned already is seen once as it is, and not changed to it."""
+    async with place.serve() as bus, await Client.connect(bus.address) as other:
+        await bus.client.bus.call_bus("RequestName", "su", [NAME, 0])
+        mirror = Mirror()
+        mirror.objects = await objects_of(bus)
+        contradictions = []
+
+        def on_signal(signal: Signal) -> None:
+            try:
+                mirror.on_signal(signal)
+            except AssertionError as e:
+                contradictions.append(e)
+
+        mirror.objects[ROOT] = {paths.MANAGER.name: {"NServices": 0, "NProcesses": 0}}
+        await other.subscribe(on_signal)
+        place.add(NAME)
+        await bus.client.call("Reload")
+        await bus.state(NAME, "external")
+        await other.call("ListServices")
+        assert contradictions == []
+        assert mirror.differences(await objects_of(bus)) == []
+
+
+async def test_a_descriptor_that_is_gone_before_it_was_announced(place: Place) -> None:
+    """What nobody was told of is not announced; ReloadConfig's answer does not wait for that."""
+    place.add(NAME)
+    async with place.serve() as bus:
+        for number in range(20):
+            name = f"{NAME}.Brief{number}"
+            place.add(name)
+            await bus.client.bus.call_bus("ReloadConfig")
+            (place.services / f"{name}.service").unlink()
+            await bus.client.bus.call_bus("ReloadConfig")
+        await bus.client.call("Reload")
+        assert await bus.client.get(ROOT, paths.MANAGER.name, "NServices") == 1
+
+
+async def test_nothing_is_kept_of_a_service_that_has_gone(place: Place) -> None:
+    place.add(NAME)
+    async with place.serve() as bus:
+        await bus.echo(NAME)
+        await bus.client.call("StopService", "s", NAME)
+        await bus.echo(NAME)
+        (place.services / f"{NAME}.service").unlink()
+        await bus.client.call("Reload")
+        # It still runs, so it is still there, with its past.
+        assert len((await bus.client.snapshot()).services) == 1
+        await bus.client.call("StopService", "s", NAME)
+        snapshot = await bus.client.snapshot()
+        assert snapshot.services == {}
+        assert {each["ServiceName"] for each in snapshot.processes.values()} == {""}
+        place.add(NAME)
+        await bus.client.call("Reload")
+        assert await bus.get(NAME, "MemoryPeak", "CPUUsageNSec") == (0, 0)
+
+
+async def test_everything_at_once_has_the_orphan_that_was_found_for_it(place: Place) -> None:
+    """Reading PIDs finds orphans that nobody has told of; they are announced, and in the answer."""
+    gate, done = place.fifo("gate"), place.fifo("done")
+    # The orphan's parent is not ours, so no SIGCHLD comes when it ends.
+    late = "(read _ <gate; (sleep 1000 & ); echo >done; exec sleep 1000) &"
+    script = place.write("late", f'#!/bin/sh\n{late}\nexec {place.service} "$@"\n')
+    place.add(NAME, f"{script} {NAME}")
+    async with place.serve() as bus:
+        await bus.echo(NAME)
+        before = len(await objects_of(bus))
+        for fifo, mode in ((gate, "wb"), (done, "rb")):
+            (await asyncio.to_thread(open, fifo, mode)).close()
+        objects = await objects_of(bus)
+        assert len(objects) == before + 1
+        assert (await objects_of(bus)).keys() == objects.keys()

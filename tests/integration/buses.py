@@ -10,7 +10,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from broker.client import SERVICE, Client, Signal
 from broker.process import procfs
@@ -129,6 +129,8 @@ class Bus:
     environ: Mapping[str, str]
     address: str = ""
     _process: subprocess.Popen[bytes] | None = None
+    # A file, since nobody would read a pipe in time when a broker has much to say.
+    _complaints: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
     _client: Client | None = None
     _signals: asyncio.Queue[Signal] = field(default_factory=asyncio.Queue)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -149,14 +151,13 @@ class Bus:
             env=dict(self.environ),
             cwd=self.place.path,
             pass_fds=[write],
-            stderr=subprocess.PIPE,
+            stderr=self._complaints,
         )
         os.close(write)
         with os.fdopen(read) as output:
             self.address = (await asyncio.to_thread(output.read)).strip()
         if not self.address:
-            _, complaints = self._process.communicate()
-            raise AssertionError(f"serve failed: {complaints.decode()}")
+            raise AssertionError(f"serve failed: {await self.ended()}")
         self._client = await Client.connect(self.address)
         await self.client.subscribe(self._on_signal)
         return self
@@ -205,10 +206,12 @@ class Bus:
     async def ended(self) -> str:
         """Wait for the broker's end, and return what it said on stderr."""
         assert self._process is not None
-        if self._process.stderr is None or self._process.stderr.closed:
+        await asyncio.to_thread(self._process.wait)
+        if self._complaints.closed:
             return ""
-        _, complaints = await asyncio.to_thread(self._process.communicate)
-        return complaints.decode() if complaints else ""
+        with self._complaints as complaints:
+            complaints.seek(0)
+            return complaints.read().decode()
 
     # -- calls and queries -----------------------------------------------------
 
@@ -266,6 +269,17 @@ class Bus:
         for pid in found:
             found += procfs.children_of(pid)
         return [pid for pid in found[1:] if procfs.alive(pid)]
+
+
+def build_service(directory: Path) -> Path:
+    """Compile the C service into a directory."""
+    flags = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", "dbus-1"], check=True, text=True, capture_output=True
+    ).stdout.split()
+    target = directory / "service"
+    source = Path(__file__).parent / "service.c"
+    subprocess.run(["cc", "-O1", "-Wall", "-Werror", "-o", target, source, *flags], check=True)
+    return target
 
 
 def short_directory(user: Installation) -> Path:

@@ -19,8 +19,7 @@ from tests.integration.buses import Installation, Place
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+ROOT = Path(__file__).parent.parent.parent
 USERS = ["self", "nobody"] if os.geteuid() == 0 else ["self"]
 
 
@@ -29,14 +28,7 @@ def c_service() -> Iterator[Path]:
     """The C service, compiled where every user can execute it."""
     directory = Path(tempfile.mkdtemp(prefix="dat-bin-", dir="/tmp"))
     directory.chmod(0o755)
-    flags = subprocess.run(
-        ["pkg-config", "--cflags", "--libs", "dbus-1"], check=True, text=True, capture_output=True
-    ).stdout.split()
-    target = directory / "service"
-    subprocess.run(
-        ["cc", "-O1", "-Wall", "-Werror", "-o", target, HERE / "service.c", *flags], check=True
-    )
-    yield target
+    yield buses.build_service(directory)
     buses.remove(directory)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ANSWER_BOUND: Final = 30.0
 # What a call may be answered with; whatever else is said is a mistake of the broker's.
 EXPECTED: Final = {
+    FDO + "LimitsExceeded",  # of a machine that others have filled with processes
     FDO + "ServiceUnknown",
     FDO + "NameHasNoOwner",
     FDO + "NoReply",

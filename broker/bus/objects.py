@@ -265,7 +265,9 @@ class ObjectServer:
         # Reading one can bring others into being (an orphan is found when it is looked for):
         # they are told as new before this answer, so they must be in it.
         while new := [
-            each for each in self._objects if each.startswith(below) and each not in found
+            path
+            for path in self._objects
+            if path.startswith(below) and path != self._root and path not in found
         ]:
             for path in new:
                 found[path] = {each.spec.name: each.get_all() for each in self._objects[path]}

@@ -10,12 +10,15 @@ The rules, which the table below only spells out:
     process exited other than with 0; every process of the activation has gone;
     the time is up; somebody stopped it. A first process that exits with 0 is
     no reason, it may have daemonized.
-3.  A death seen before a name is no proof that the name was not taken: the two
-    arrive on different ways. So before an activation fails by a death, the bus
-    is asked (``ConfirmOwner``); what it says has then been handled in order.
-    The same question settles a request for a name that is thought owned, and
-    one that came during an activation which then got its name: it may be about
-    a loss of the name that is not known yet. Only the newest answer counts.
+3.  Names, deaths and requests arrive on different ways, so what is heard next
+    may have happened before. The order is had by asking the bus who owns the
+    name (``ConfirmOwner``): all that it had said by then is handled first.
+    - Each request asks. An owner that is heard of before the answer may have
+      lost the name before the request, and the engine, which asks once, would
+      wait for nobody. So a request is served by an answer to its own or a later
+      question, or by a name that is taken after that answer.
+    - Each death that could end an activation asks: the name may have been taken
+      before. Only the newest answer can say that it was not.
 4.  What a failed activation leaves running is ended: SIGTERM, then SIGKILL
     after the stop timeout. A service that gave its name up may take its time
     (``lingering``); it is ended only when asked for.
@@ -30,15 +33,16 @@ The rules, which the table below only spells out:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from broker.core import events as ev
 from broker.core import reasons
 from broker.core.clock import NEVER, Instant
-from broker.core.events import Effect, Event, OwnerKind, Timer, Token
+from broker.core.ends import End, Ends
+from broker.core.events import Effect, Event, OwnerKind, Timer
 from broker.core.exits import UNKNOWN_EXIT, Exit, Result
 from broker.core.state import State
+from broker.core.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,18 +52,6 @@ if TYPE_CHECKING:
 
 SIGKILL: Final = 9
 SIGTERM: Final = 15
-
-# Ends that are remembered, since they may turn out to have been the owner's.
-RECENT: Final = 16
-
-
-@dataclass(slots=True)
-class _End:
-    """How and when a process ended; ``activation``: its number, 0 if nothing can follow from it."""
-
-    exit: Exit
-    at: Instant
-    activation: int
 
 
 class Service:
@@ -92,15 +84,13 @@ class Service:
         self.activation_usec = 0
         self._limit = limit
         self._timeout = activation_timeout
-        self._waiting: list[Token] = []
-        self._before_start = 0  # so many of them have waited since before the start
-        self._questions = 0  # that the bus has not answered yet
+        self._waiting = Waiting()
+        self._claim: ev.NameAcquired | None = None  # in a start, of the owner known so far
         self._kind = OwnerKind.OWN  # of the newest owner
         self._requested = NEVER
         self._emptied = True  # no process of the newest activation is left
         self._all_gone = True  # no process of any activation is left
-        # The newest ends, by PID and start, oldest first.
-        self._ends: dict[tuple[int, Instant], _End] = {}
+        self._ends = Ends()
         self._closing = False
 
     @property
@@ -112,27 +102,28 @@ class Service:
         """Take an event and say what is to be done, in this order."""
         before = self.state
         if isinstance(event, ev.OwnerConfirmed):
-            self._questions -= 1
-            if self._questions:
+            self._waiting.answered += 1
+            if not event.owner and not self._waiting.current:
                 return []  # a newer question is on its way
         effects = TRANSITIONS[self.state, type(event)](self, event, now)
-        self._questions += effects.count(ev.ConfirmOwner())
+        self._waiting.asked += effects.count(ev.ConfirmOwner())
         if self.state is not before:
             self.state_change = now
         return effects
 
     # -- requests --------------------------------------------------------------
 
-    def _join(self, event: ev.Requested, _now: Instant) -> list[Effect]:
-        self._waiting.append(event.token)
-        return []
-
     def _serve(self, event: ev.Requested, now: Instant) -> list[Effect]:
-        self._waiting.append(event.token)
+        self._waiting.add(event.token)
         return self._go_on(now)
 
+    def _join(self, event: ev.Requested, _now: Instant) -> list[Effect]:
+        self._waiting.add(event.token)
+        return [ev.ConfirmOwner()]
+
     def _wait_for_end(self, event: ev.Requested, now: Instant) -> list[Effect]:
-        return self._serve(event, now) if self._closing else self._join(event, now)
+        self._waiting.add(event.token)
+        return self._go_on(now) if self._closing else []
 
     def _go_on(self, now: Instant) -> list[Effect]:
         """For those who wait: ask if the name is thought owned, else start, if 6 and 7 allow."""
@@ -151,11 +142,11 @@ class Service:
         self.state = State.START
         self.result = Result.SUCCESS
         self.activations += 1
-        self._before_start = len(self._waiting)
         self._requested = now
+        self._claim = None
         self._emptied = True
         # The timer first: the spawn's answer may already cancel it.
-        return [ev.ArmTimer(Timer.ACTIVATION), ev.Spawn()]
+        return [ev.ArmTimer(Timer.ACTIVATION), ev.Spawn(), ev.ConfirmOwner()]
 
     def _spawned(self, event: ev.Spawned, _now: Instant) -> list[Effect]:
         self._emptied = self._all_gone = False
@@ -169,16 +160,29 @@ class Service:
 
     def _acquired(self, event: ev.NameAcquired, now: Instant) -> list[Effect]:
         self._note_owner(event, now)
-        if event.kind is not OwnerKind.OWN:
-            self.result = Result.SUCCESS
-        elif not self._find_owner(event):
-            return []
-        starting = self.state is State.START
-        self.state = self._owned_state
-        if not starting:
+        self._follow(event)
+        return []
+
+    def _acquired_start(self, event: ev.NameAcquired, now: Instant) -> list[Effect]:
+        self._note_owner(event, now)
+        self._claim = event
+        return self._take(now)
+
+    def _take(self, now: Instant) -> list[Effect]:
+        """End a start with the owner that is known, if that is no old news (rule 3)."""
+        if self._claim is None or not self._waiting.reached or not self._follow(self._claim):
             return []
         self.activation_usec = now.monotonic - self._requested.monotonic
-        return [ev.CancelTimer(), *self._complete(self._before_start), *self._go_on(now)]
+        return [ev.CancelTimer(), *self._complete()]
+
+    def _follow(self, owner: ev.NameAcquired) -> bool:
+        """Run as the name is owned; False if its owner has ended: then the loss is on its way."""
+        if owner.kind is not OwnerKind.OWN:
+            self.result = Result.SUCCESS
+        elif not self._find_owner(owner):
+            return False
+        self.state = self._owned_state
+        return True
 
     @property
     def _owned_state(self) -> State:
@@ -198,7 +202,7 @@ class Service:
         # Without a PID it has gone; it was the main process, as far as anyone can say.
         main = (self.exec_main_pid, self.exec_main_start)
         who = (event.pid, event.started) if event.pid else main
-        end = self._ends.get(who)
+        end = self._ends.get(*who)
         if end is None and self._all_gone:
             return self.state is State.START  # it was not ours to reap
         if end is not None and end.activation != self.activations:
@@ -214,15 +218,12 @@ class Service:
 
     def _lost(self, _event: ev.NameLost | ev.OwnerConfirmed, now: Instant) -> list[Effect]:
         self.owner = ""
-        if self._all_gone:
-            self._settle()
-        else:
-            self.state = State.LINGERING
+        self._settle()
         return self._go_on(now)
 
     def _lost_start(self, _event: ev.NameLost, _now: Instant) -> list[Effect]:
-        """By a process that ended before the start: until now the bus may have named it."""
-        self.owner = ""
+        """By who did not serve this start: until now the bus may have named it."""
+        self.owner, self._claim = "", None
         return [ev.ConfirmOwner()] if self._doomed else []
 
     def _lost_late(self, _event: ev.NameLost, _now: Instant) -> list[Effect]:
@@ -233,15 +234,16 @@ class Service:
         return self._complete() if event.owner else self._lost(event, now)
 
     def _confirmed_start(self, event: ev.OwnerConfirmed, now: Instant) -> list[Effect]:
-        """Rule 3: nobody took the name before the death that raised the question."""
-        if event.owner or not self._doomed:
+        """Rule 3: if nobody owns the name, nobody took it before the newest death."""
+        if event.owner:
+            return self._take(now)
+        if not self._doomed:
             return []
         if self.exec_main_exit.zero:
             # The first process daemonized well; what it left behind may have ended badly.
-            for who, end in self._ends.items():
-                if end.activation == self.activations and not end.exit.zero:
-                    self._set_main(*who)
-                    self._main_exited(end.exit, end.at, judge=False)
+            for pid, started, end in self._ends.bad(self.activations):
+                self._set_main(pid, started)
+                self._main_exited(end.exit, end.at, judge=False)
         return self._fail(*reasons.ended(self.name, self.exec_main_exit), now)
 
     # -- processes -------------------------------------------------------------
@@ -271,11 +273,8 @@ class Service:
         if main:
             self._main_exited(event.exit, now, judge=judge)
         counts = event.current and not judge and not stopping
-        self._ends[event.pid, event.started] = _End(
-            event.exit, now, self.activations if counts else 0
-        )
-        if len(self._ends) > RECENT:
-            del self._ends[next(iter(self._ends))]
+        end = End(event.exit, now, self.activations if counts else 0)
+        self._ends.add(event.pid, event.started, end)
         return []
 
     def _exited_start(self, event: ev.ProcessExited, now: Instant) -> list[Effect]:
@@ -298,23 +297,22 @@ class Service:
         return self._ended(now) if self._all_gone else []
 
     def _settle(self) -> None:
-        """Rule 1: the last process has gone, and the name too unless it is somebody else's."""
+        """Rule 1: the name has gone, unless it is somebody else's, and perhaps all processes."""
         if self.owner and self._kind is not OwnerKind.OWN:
             self.state, self.result = self._owned_state, Result.SUCCESS
+        elif not self._all_gone:
+            self.state = State.LINGERING
         else:
             self.state = State.DEAD if self.result is Result.SUCCESS else State.FAILED
 
     # -- ends ------------------------------------------------------------------
 
-    def _complete(self, count: int | None = None) -> list[Effect]:
-        """Of those who wait, the first ``count`` have what they want, or all of them."""
-        tokens = tuple(self._waiting[:count])
-        del self._waiting[:count]
+    def _complete(self) -> list[Effect]:
+        tokens = self._waiting.take_reached()
         return [ev.CompleteActivation(tokens)] if tokens else []
 
     def _refuse(self, error: Outcome) -> list[Effect]:
-        tokens, self._waiting = tuple(self._waiting), []
-        return [ev.FailActivation(tokens, error)]
+        return [ev.FailActivation(self._waiting.take_all(), error)]
 
     def _count_failure(self, now: Instant) -> None:
         self.failures += 1
@@ -324,12 +322,16 @@ class Service:
         self.result = result
         self._count_failure(now)
         effects: list[Effect] = [ev.CancelTimer(), *self._refuse(error)]
-        if self._emptied:
-            self.state = State.FAILED if self._all_gone else State.LINGERING
-            return effects
-        return effects + self._end()
+        if self._claim is not None and self._follow(self._claim):
+            return effects  # the bus has been too slow to confirm it
+        if not self._emptied:
+            return effects + self._end()
+        self._settle()
+        return effects
 
-    def _activation_timeout(self, _event: ev.TimerFired, now: Instant) -> list[Effect]:
+    def _activation_timeout(self, event: ev.TimerFired, now: Instant) -> list[Effect]:
+        if event.timer is not Timer.ACTIVATION:
+            return []  # one that has been cancelled
         return self._fail(reasons.timed_out(self.name, self._timeout), Result.TIMEOUT, now)
 
     def _end(self) -> list[Effect]:
@@ -350,10 +352,12 @@ class Service:
     def _stop_idle(self, _event: ev.StopRequested, _now: Instant) -> list[Effect]:
         return [ev.CompleteStop()]
 
-    def _stop_timeout(self, _event: ev.TimerFired, _now: Instant) -> list[Effect]:
+    def _stop_timeout(self, event: ev.TimerFired, _now: Instant) -> list[Effect]:
         """SIGKILL, again and again: what forks faster than it is found gets fewer each time."""
+        if event.timer is Timer.ACTIVATION:
+            return []  # one that has been cancelled
         self.state = State.STOP_SIGKILL
-        return [ev.SignalAll(SIGKILL), ev.ArmTimer(Timer.KILL)]
+        return [ev.SignalAll(SIGKILL), ev.CancelTimer(), ev.ArmTimer(Timer.KILL)]
 
     def _ended(self, now: Instant) -> list[Effect]:
         self._settle()
@@ -415,7 +419,7 @@ _BY_STATE: Final = {
         ev.Requested: _S._join,
         ev.Spawned: _S._spawned,
         ev.SpawnRefused: _S._spawn_refused,
-        ev.NameAcquired: _S._acquired,
+        ev.NameAcquired: _S._acquired_start,
         ev.NameLost: _S._lost_start,
         ev.ProcessExited: _S._exited_start,
         ev.Emptied: _S._emptied_start,

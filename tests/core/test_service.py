@@ -15,9 +15,10 @@ import pytest
 
 from broker.core import events as ev
 from broker.core.clock import NEVER, Instant
+from broker.core.ends import RECENT
 from broker.core.events import Effect, Event, OwnerKind, Timer
 from broker.core.exits import CLEAN_SIGNALS, UNKNOWN_EXIT, Exit, Result
-from broker.core.service import RECENT, Service
+from broker.core.service import Service
 from broker.core.start_limit import StartLimit
 from broker.core.state import State
 from broker.errors import (
@@ -90,10 +91,10 @@ TAKEN_BY_OTHER: Final = took(98, OwnerKind.OTHER)
 
 # -- effects -----------------------------------------------------------------------
 
-SPAWN: Final = [ev.ArmTimer(Timer.ACTIVATION), ev.Spawn()]
 ASK: Final = [ev.ConfirmOwner()]
+SPAWN: Final = [ev.ArmTimer(Timer.ACTIVATION), ev.Spawn(), *ASK]
 SIGTERM_ALL: Final = [ev.ArmTimer(Timer.STOP), ev.SignalAll(15)]
-SIGKILL_ALL: Final = [ev.SignalAll(9), ev.ArmTimer(Timer.KILL)]
+SIGKILL_ALL: Final = [ev.SignalAll(9), ev.CancelTimer(), ev.ArmTimer(Timer.KILL)]
 STOPPED: Final = [ev.CancelTimer(), ev.CompleteStop()]
 
 
@@ -102,9 +103,15 @@ def completed(*tokens: str) -> ev.CompleteActivation:
 
 
 class Play:
-    """A service on a stage: takes events, a second apart, and remembers all effects."""
+    """A service on a stage: takes events, a second apart, and remembers all effects.
 
-    def __init__(self, *events: Event) -> None:
+    Attributes:
+        prompt: the bus answers the question that a start asks as soon as the process
+            is there, and nobody has the name; it is no event of its own then.
+    """
+
+    def __init__(self, *events: Event, prompt: bool = True) -> None:
+        self.prompt = prompt
         self.service = Service(NAME, StartLimit(BURST, INTERVAL * SECOND), 25.0)
         self.seconds = 1000
         self.effects: list[Effect] = []
@@ -121,6 +128,8 @@ class Play:
             self.seconds += 1
             effects = self.service.handle(event, self.now)
             self.effects += effects
+            if self.prompt and isinstance(event, ev.Spawned | ev.SpawnRefused):
+                assert self.service.handle(NOBODY, self.now) == []
         return effects
 
     @property
@@ -798,18 +807,32 @@ def test_answer_from_before_a_request_does_not_settle_it() -> None:
     """Its own answer does: in between the name may have been lost, and the engine waits."""
     play = running()
     play.do(ev.Requested("a"), ev.Requested("b"))
-    assert play.do(owned_by()) == []
+    assert play.do(owned_by()) == [completed("a")]
     assert play.do(LOST) == SPAWN
     assert play.do(spawned(11)) == []
     assert play.do(NOBODY) == []
-    assert play.do(took(11)) == [ev.CancelTimer(), completed("a", "b")]
+    assert play.do(took(11)) == [ev.CancelTimer(), completed("b")]
 
 
 def test_request_that_joins_an_activation_is_completed_when_the_bus_has_confirmed() -> None:
     play = starting()
-    assert play.do(SECOND_REQUEST) == []
-    assert play.do(took()) == [ev.CancelTimer(), completed("first"), *ASK]
+    assert play.do(SECOND_REQUEST) == ASK
+    assert play.do(took()) == [ev.CancelTimer(), completed("first")]
     assert play.do(owned_by()) == [completed("second")]
+
+
+def test_request_that_joins_and_is_answered_before_the_name_needs_no_second_answer() -> None:
+    play = starting()
+    play.do(SECOND_REQUEST, NOBODY)
+    assert play.do(took()) == [ev.CancelTimer(), completed("first", "second")]
+
+
+def test_requests_that_keep_coming_do_not_keep_the_first_from_being_served() -> None:
+    play = starting()
+    play.do(ev.Requested("a"), ev.Requested("b"), NOBODY, ev.Requested("c"))
+    assert play.do(took()) == [ev.CancelTimer(), completed("first", "a")]
+    assert play.do(owned_by()) == [completed("b")]
+    assert play.do(owned_by()) == [completed("c")]
 
 
 def test_request_that_came_after_the_name_was_lost_is_not_forgotten() -> None:
@@ -819,6 +842,79 @@ def test_request_that_came_after_the_name_was_lost_is_not_forgotten() -> None:
     assert play.do(LOST) == SPAWN
     play.do(spawned(11), NOBODY)
     assert play.do(took(11)) == [ev.CancelTimer(), completed("second")]
+
+
+# Whoever it is: of a connection that is closed the bus has no PID, so that it is
+# taken for the service's own.
+OLD_NEWS: Final = {
+    "foreign": TAKEN_BY_FOREIGN,
+    "another service's": TAKEN_BY_OTHER,
+    "nobody knows": ev.NameAcquired(":1.99", 0, OwnerKind.OWN, born(77)),
+}
+
+
+@pytest.mark.parametrize("taken", OLD_NEWS.values(), ids=OLD_NEWS)
+def test_owner_from_before_the_start_serves_nobody(taken: Event) -> None:
+    """Else the engine, which asked after it had gone, would wait for nobody."""
+    play = Play(FIRST, spawned(), prompt=False)
+    assert play.do(taken) == []
+    assert play.do(LOST) == []
+    assert play.do(NOBODY) == []
+    assert (play.state, play.service.owner, play.service.main_pid) == (State.START, "", 10)
+    play.do(ended(10, EXIT_3))
+    assert the_failure(play.do(NOBODY)).tokens == ("first",)
+
+
+@pytest.mark.parametrize("taken", [*OLD_NEWS.values(), took(), took(12)])
+def test_owner_that_is_heard_of_before_the_answer_serves_when_the_answer_confirms_it(
+    taken: ev.NameAcquired,
+) -> None:
+    play = Play(FIRST, spawned(), prompt=False)
+    assert play.do(taken) == []
+    assert play.do(ev.OwnerConfirmed(taken.owner)) == [ev.CancelTimer(), completed("first")]
+    external = taken.kind is OwnerKind.FOREIGN
+    assert play.state is (State.EXTERNAL if external else State.RUNNING)
+    assert play.service.main_pid == (taken.pid if taken.pid == 12 else 10)
+
+
+def test_leftover_that_had_the_name_before_the_start_serves_nobody() -> None:
+    play = lingering()
+    play.prompt = False
+    play.do(SECOND_REQUEST, spawned(11), took(10), LOST, NOBODY)
+    assert (play.state, play.service.main_pid) == (State.START, 11)
+    assert play.do(took(11)) == [ev.CancelTimer(), completed("second")]
+
+
+def test_death_is_asked_about_and_an_owner_from_before_it_still_serves() -> None:
+    """The answer that confirms it need not be the newest one."""
+    play = Play(FIRST, spawned(), prompt=False)
+    play.do(TAKEN_BY_FOREIGN)
+    assert play.do(ended(10, EXIT_3)) == ASK
+    assert play.do(owned_by(99)) == [ev.CancelTimer(), completed("first")]
+    assert play.do(LOST) == []
+    assert play.do(NOBODY) == []
+    assert play.state is State.LINGERING
+
+
+def test_time_that_is_up_before_the_answer_leaves_the_name_to_its_owner() -> None:
+    """A bus so slow is hardly alive; but what it said is true."""
+    for taken, state in ((TAKEN_BY_FOREIGN, State.EXTERNAL), (took(), State.RUNNING)):
+        play = Play(FIRST, spawned(), taken, prompt=False)
+        effects = play.do(fires(Timer.ACTIVATION))
+        assert isinstance(the_error(effects), TimedOut)
+        assert effects[0] == ev.CancelTimer()
+        assert len(effects) == 2
+        assert play.end == (state, Result.SUCCESS, 1)
+
+
+def test_timer_that_fires_though_it_was_cancelled_changes_nothing() -> None:
+    play = starting()
+    assert play.do(fires(Timer.STOP)) == []
+    assert play.do(fires(Timer.KILL)) == []
+    assert play.end == (State.START, Result.SUCCESS, 0)
+    play.do(STOP)
+    assert play.do(fires(Timer.ACTIVATION)) == []
+    assert play.end == (State.STOP_SIGTERM, Result.SUCCESS, 0)
 
 
 def test_owner_that_ended_before_the_start_is_not_taken_for_the_new_ones() -> None:

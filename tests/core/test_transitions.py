@@ -29,6 +29,7 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = get_args(ev.Event)
 
 REQUEST: Final = ev.Requested("someone")
 SPAWNED: Final = ev.Spawned(10, BORN)
+NOBODY: Final = ev.OwnerConfirmed("")
 TAKEN: Final = ev.NameAcquired(":1.7", 10, OwnerKind.OWN, BORN)
 TAKEN_BY_DAEMON: Final = ev.NameAcquired(":1.8", 11, OwnerKind.OWN, BORN)
 TAKEN_BY_FOREIGN: Final = ev.NameAcquired(":1.9", 99, OwnerKind.FOREIGN, BORN)
@@ -36,17 +37,18 @@ EXIT_3: Final = ev.ProcessExited(10, BORN, Exit(1, 3), current=True)
 ALL_GONE: Final = ev.Emptied(all_gone=True)
 TIME_IS_UP: Final = ev.TimerFired(Timer.ACTIVATION)
 
-# The shortest way into each state on which a question to the bus is still open,
-# so that an answer can come in every one of them.
+# A short way into each state on which a question to the bus is still open, so
+# that an answer can come in every one of them.
+STARTED: Final[list[Event]] = [REQUEST, SPAWNED, NOBODY]
 WAYS: Final[dict[State, Sequence[Event]]] = {
-    State.DEAD: [REQUEST, SPAWNED, EXIT_3, ev.StopRequested(), ALL_GONE],
-    State.START: [REQUEST, SPAWNED, EXIT_3],
-    State.RUNNING: [REQUEST, SPAWNED, TAKEN, REQUEST],
-    State.EXTERNAL: [REQUEST, SPAWNED, TAKEN_BY_FOREIGN, REQUEST],
-    State.LINGERING: [REQUEST, SPAWNED, EXIT_3, TAKEN_BY_DAEMON, ev.NameLost()],
-    State.STOP_SIGTERM: [REQUEST, SPAWNED, EXIT_3, TIME_IS_UP],
-    State.STOP_SIGKILL: [REQUEST, SPAWNED, EXIT_3, TIME_IS_UP, ev.TimerFired(Timer.STOP)],
-    State.FAILED: [REQUEST, SPAWNED, EXIT_3, TIME_IS_UP, ALL_GONE],
+    State.DEAD: [*STARTED, EXIT_3, ev.StopRequested(), ALL_GONE],
+    State.START: [*STARTED, EXIT_3],
+    State.RUNNING: [*STARTED, TAKEN, REQUEST],
+    State.EXTERNAL: [*STARTED, TAKEN_BY_FOREIGN, REQUEST],
+    State.LINGERING: [*STARTED, EXIT_3, TAKEN_BY_DAEMON, ev.NameLost()],
+    State.STOP_SIGTERM: [*STARTED, EXIT_3, TIME_IS_UP],
+    State.STOP_SIGKILL: [*STARTED, EXIT_3, TIME_IS_UP, ev.TimerFired(Timer.STOP)],
+    State.FAILED: [*STARTED, EXIT_3, TIME_IS_UP, ALL_GONE],
 }
 
 EVENTS: Final[dict[str, Event]] = {
@@ -61,8 +63,10 @@ EVENTS: Final[dict[str, Event]] = {
     "empty but for older ones": ev.Emptied(all_gone=False),
     "all gone": ALL_GONE,
     "owner confirmed": ev.OwnerConfirmed(":1.7"),
-    "owner denied": ev.OwnerConfirmed(""),
-    "timer fired": ev.TimerFired(Timer.STOP),
+    "owner denied": NOBODY,
+    "time for the name is up": TIME_IS_UP,
+    "time for the end is up": ev.TimerFired(Timer.STOP),
+    "time for another SIGKILL": ev.TimerFired(Timer.KILL),
     "stop requested": ev.StopRequested(),
     "closing": ev.Closing(),
     "reset failed": ev.ResetFailed(),
@@ -82,7 +86,7 @@ CHANGES: Final = {
     (State.START, "other service takes the name"): State.RUNNING,
     (State.START, "foreign process takes the name"): State.EXTERNAL,
     (State.START, "owner denied"): State.STOP_SIGTERM,
-    (State.START, "timer fired"): State.STOP_SIGTERM,
+    (State.START, "time for the name is up"): State.STOP_SIGTERM,
     (State.START, "stop requested"): State.STOP_SIGTERM,
     (State.START, "closing"): State.STOP_SIGTERM,
     (State.RUNNING, "foreign process takes the name"): State.EXTERNAL,
@@ -102,7 +106,8 @@ CHANGES: Final = {
     (State.LINGERING, "all gone"): State.DEAD,
     (State.LINGERING, "stop requested"): State.STOP_SIGTERM,
     (State.STOP_SIGTERM, "all gone"): State.FAILED,
-    (State.STOP_SIGTERM, "timer fired"): State.STOP_SIGKILL,
+    (State.STOP_SIGTERM, "time for the end is up"): State.STOP_SIGKILL,
+    (State.STOP_SIGTERM, "time for another SIGKILL"): State.STOP_SIGKILL,
     (State.STOP_SIGKILL, "all gone"): State.FAILED,
 }
 

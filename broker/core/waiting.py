@@ -37,7 +37,7 @@ class Waiting:
     @property
     def current(self) -> bool:
         """Whether the newest answer is one to the newest question."""
-        return self.answered == self.asked
+        return self.answered >= self.asked
 
     @property
     def reached(self) -> bool:

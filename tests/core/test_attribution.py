@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from broker.core.attribution import Attribution, Evidence, Marks, Origin
 from broker.process.tag import Tagger
@@ -301,6 +302,57 @@ def test_forgetting_some_leaves_exactly_the_others(forgotten: list[int], activat
         marks.forget(each)
     expected = NOTHING if activation in forgotten else (activation, Attribution.TAG)
     assert marks.attribute(seen(tag_of(activation))) == expected
+
+
+class Marking(RuleBasedStateMachine):
+    """Activations come and go, in cgroups and with PIDs that come again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.marks = Marks(STRIDES[0])
+        self.newest = 0
+        # What each has: its cgroup and the PID of its first process, or none.
+        self.known: dict[int, tuple[str, int]] = {}
+
+    @rule(cgroup=st.sampled_from(["", "/a", "/a/b", "/c"]), pid=st.integers(0, 3))
+    def start(self, cgroup: str, pid: int) -> None:
+        """A mark is given out again only when nobody bears it any more."""
+        self.newest += 1
+        taken = [*self.known.values()]
+        cgroup = "" if cgroup in {each for each, _ in taken} else cgroup
+        pid = 0 if pid in {each for _, each in taken} else pid
+        self.known[self.newest] = (cgroup, pid)
+        self.marks.add(self.newest, tag=tag_of(self.newest), cgroup=cgroup or None)
+        if pid:
+            self.marks.add_leader(self.newest, pid)
+
+    @precondition(lambda self: self.known)
+    @rule(which=st.integers(0, 5))
+    def end(self, which: int) -> None:
+        """The last process of one of them has gone."""
+        activation = list(self.known)[which % len(self.known)]
+        del self.known[activation]
+        self.marks.forget(activation)
+
+    @invariant()
+    def each_mark_leads_to_who_has_it(self) -> None:
+        """And to nobody when that is gone, whoever had it before."""
+        for activation in range(1, self.newest + 1):
+            expected = (activation, Attribution.TAG) if activation in self.known else NOTHING
+            assert self.marks.attribute(seen(tag_of(activation))) == expected
+        cgroups = {cgroup: each for each, (cgroup, _) in self.known.items() if cgroup}
+        for path in ("/a", "/a/b", "/c"):
+            inner = cgroups.get(path)
+            outer = cgroups.get("/a") if path == "/a/b" else None
+            found, _ = self.marks.attribute(seen(None, f"{path}/x"))
+            assert found == (inner or outer)
+        pids = {pid: each for each, (_, pid) in self.known.items() if pid}
+        for pid in (1, 2, 3):
+            assert self.marks.attribute(seen(None, "", 99, pid))[0] == pids.get(pid)
+
+
+TestMarking = Marking.TestCase
+TestMarking.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
 def test_words_are_those_of_the_interface() -> None:

@@ -239,6 +239,14 @@ class Life(World):
             assert self.present(), "it waits for the end of what has ended"
 
     @invariant()
+    def what_failed_does_not_linger(self) -> None:
+        """Rule 4: it is ended, unless its name came after all."""
+        if self.service.state in OWNED:
+            self.failed_activation = 0
+        elif self.service.state is State.LINGERING:
+            assert self.failed_activation not in {each.activation for each in self.present()}
+
+    @invariant()
     def main_process_is_not_one_that_was_reaped(self) -> None:
         """One that its own parent reaps is missed only when all have gone."""
         newest = [each for each in self.procs if each.pid == self.service.main_pid][-1:]

@@ -1,6 +1,6 @@
 """The table of transitions: total, and which state follows on which event.
 
-What a transition does beyond that is in ``test_service.py``; that no order of
+What a transition does beyond that is in ``test_service_*.py``; that no order of
 events leads astray is in ``test_stateful.py``.
 """
 

@@ -118,6 +118,7 @@ class Ledger:
     settled: Counter[int] = field(default_factory=Counter)
     stops: int = 0
     spawns: int = 0
+    started_for: int = 0  # who had waited longest at the newest start
     failed_activations: int = 0
 
 
@@ -132,6 +133,7 @@ class World(RuleBasedStateMachine):
         self.procs: list[Proc] = []
         self.activation = 0  # the newest that has had a process
         self.activations = 0
+        self.failed_activation = 0  # if the newest that had a process has failed
         self.timer: Timer | None = None
         self.owner: Owner | None = None  # as the bus has it
         self.told_owner: Owner | None = None  # as the service was told
@@ -189,6 +191,9 @@ class World(RuleBasedStateMachine):
         assert not self.closing, "started while the session ends"
         assert self.service.state is State.START
         self.ledger.spawns += 1
+        oldest = next(iter(self.ledger.waiting))
+        assert oldest != self.ledger.started_for, "nobody heard how the last start ended"
+        self.ledger.started_for = oldest
         if self.refuse_spawn:
             self.refuse_spawn = False
             self.give(ev.SpawnRefused(SpawnExecFailed("no such file"), Result.EXEC_FAILED))
@@ -247,7 +252,10 @@ class World(RuleBasedStateMachine):
                 self.check_reason(error, self.cause.asked)
             case _:
                 assert isinstance(self.cause, ev.SpawnRefused)
+                self.ledger.failed_activations += 1
+                return
         self.ledger.failed_activations += 1
+        self.failed_activation = self.activation
 
     def check_reason(self, error: Outcome, asked: int) -> None:
         """Some process of this very activation has ended as the text says.

@@ -129,6 +129,32 @@ static void raise_soft_limits(void)
         }
 }
 
+static void try_to_raise_hard_limits(void)
+{
+    struct rlimit limit;
+    int resource;
+
+    /* Root may, if it has the capability: a tag is a mark, not a wall. */
+    if (!geteuid())
+        become_nobody();
+    for (resource = 0; resource < RLIM_NLIMITS; resource++)
+        if (!getrlimit(resource, &limit)) {
+            limit.rlim_max++;
+            setrlimit(resource, &limit);
+            limit.rlim_cur = limit.rlim_max = RLIM_INFINITY;
+            setrlimit(resource, &limit);
+        }
+}
+
+/* As "ulimit -x" does, and pam_limits where it is told to. */
+static void lower_limit_of_locks(void)
+{
+    struct rlimit limit = {100, 100};
+
+    if (setrlimit(RLIMIT_LOCKS, &limit))
+        _exit(248);
+}
+
 static void exec_without_environment(int ready)
 {
     char number[16], fd[16];
@@ -139,6 +165,28 @@ static void exec_without_environment(int ready)
     snprintf(fd, sizeof fd, "%d", ready);
     execve("/proc/self/exe", argv, none);
     _exit(253);
+}
+
+/* A service that is a subreaper itself: nobody above it sees its orphans before its end. */
+static void gather(int count)
+{
+    int goers = 2 * count, how;
+
+    if (prctl(PR_SET_CHILD_SUBREAPER, 1))
+        _exit(247);
+    while (count--)
+        if (!must_fork()) {
+            close(daemonize(0));
+            end();
+        }
+    while (goers && wait(&how) > 0)
+        if (WIFEXITED(how) && WEXITSTATUS(how) == status + 100)
+            goers--;
+    report(".");
+    /* The orphans have it still: it ends with the last of them. */
+    close(REPORT);
+    for (;;)
+        pause();
 }
 
 static void *fork_in_thread(void *unused)
@@ -247,6 +295,17 @@ static void trace(pid_t pid)
     end();
 }
 
+/* A debugger that has seen the end of what it traced, and goes on. */
+static void trace_to_end(pid_t pid)
+{
+    report(ptrace(PTRACE_SEIZE, pid, NULL, NULL) ? "refused" : ".");
+    wait_for_end(RELEASE);
+    waitpid(pid, NULL, __WALL);
+    report(".");
+    for (;;)
+        pause();
+}
+
 static void stopped_child(void)
 {
     pid_t child = must_fork();
@@ -313,6 +372,14 @@ int main(int argc, char **argv)
     } else if (!strcmp(mode, "limits")) {
         raise_soft_limits();
         ready = daemonize(0);
+    } else if (!strcmp(mode, "hard")) {
+        try_to_raise_hard_limits();
+        ready = daemonize(0);
+    } else if (!strcmp(mode, "lowered")) {
+        ready = daemonize(0);
+        lower_limit_of_locks();
+    } else if (!strcmp(mode, "gather")) {
+        gather(atoi(argument));
     } else if (!strcmp(mode, "raised"))
         raise_soft_limits();
     else if (!strcmp(mode, "tree"))
@@ -326,6 +393,8 @@ int main(int argc, char **argv)
         leave_leader();
     else if (!strcmp(mode, "trace"))
         trace(atoi(argument));
+    else if (!strcmp(mode, "tracetoend"))
+        trace_to_end(atoi(argument));
     else if (!strcmp(mode, "hop"))
         hop(atoi(argument));
     else if (!strcmp(mode, "burst")) {

@@ -485,6 +485,15 @@ class Broker:
                 data += chunk
         return data
 
+    async def at_end(self, fd: int) -> None:
+        """Until nobody is left who could write to a pipe."""
+        ended = asyncio.Event()
+        self.loop.add_reader(fd, ended.set)
+        async with asyncio.timeout(WAIT):
+            await ended.wait()
+        self.loop.remove_reader(fd)
+        assert os.read(fd, 1) == b""
+
     async def next_turn(self) -> None:
         """Until what the loop had to do is done."""
         await asyncio.sleep(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections import Counter
 from dataclasses import dataclass
@@ -13,15 +14,17 @@ import pytest
 from broker.core.exits import CLD_EXITED, CLD_KILLED
 from tests.process.harness import TAG_ONLY, Setting, attempt, events_of, run
 from tests.process.scenarios import ancestry
-from tests.process.scenarios.ancestry import STYLES
+from tests.process.scenarios.ancestry import STYLES, WRAPPERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from tests.process.harness import Event
+    from tests.process.scenarios.ancestry import Style, Wrapper
 
 # Of each style, in each setting.
-REPETITIONS = 4
+REPETITIONS = 8
 NEITHER = Setting(tag=False)
 
 
@@ -47,7 +50,8 @@ class Outcome:
         name = f"org.test.N{number}"
         exits = [each for each in self.events if each.kind == "exited"]
         own = [each for each in exits if ancestry.key(each) == number]
-        found = [f"wrong: {each}" for each in own if not _is_right(each, name, setting)]
+        lost = set() if STYLES[self.services[number]].tag else {number}
+        found = [f"wrong: {each}" for each in own if not _is_right(each, name, setting, lost)]
         found += [
             f"not from {name}: {each}"
             for each in exits
@@ -71,7 +75,10 @@ class Outcome:
         return found
 
 
-def _is_right(event: Event, name: str, setting: Setting) -> bool:
+def _is_right(
+    event: Event, name: str, setting: Setting, lost: AbstractSet[int] = frozenset()
+) -> bool:
+    """Whether it is told as it must be; ``lost``: exit statuses of those without their tag."""
     if event.code != CLD_EXITED:
         return False
     how = (event.service, event.attribution)
@@ -79,18 +86,22 @@ def _is_right(event: Event, name: str, setting: Setting) -> bool:
         return how == (name, "spawned")
     if setting.cgroup:
         return how == (name, "cgroup")
-    if setting.tag:
+    if setting.tag and event.status not in lost:
         return how == (name, "tag")
     # Nothing may be said then, but nothing wrong.
     return how in {(name, "session"), ("", "none")}
 
 
-def observe(child: str, setting: Setting, life: str, *, subreaper: bool = True) -> Outcome:
-    """Run services of every style that the user can do."""
+def possible(setting: Setting, kinds: Mapping[str, Style | Wrapper]) -> list[str]:
+    """Those that the user can do."""
     root = setting.user is None and os.geteuid() == 0
-    chosen = [name for name, style in STYLES.items() if root or not style.root]
-    arguments = (child, chosen, life, REPETITIONS, subreaper)
-    if subreaper:
+    return [name for name, kind in kinds.items() if root or not kind.root]
+
+
+def observe(child: str, setting: Setting, life: str, *, switched_off: str = "") -> Outcome:
+    """Run services of every style that the user can do."""
+    arguments = (child, possible(setting, STYLES), life, REPETITIONS, switched_off)
+    if switched_off != "subreaper":
         value = run(ancestry.styles, *arguments, setting=setting)
     else:
         # The orphans are the guard's then, which says so.
@@ -138,7 +149,7 @@ def test_a_living_orphan_is_adopted_alive(child: str, marked: Setting) -> None:
 
 def test_without_subreaper_the_orphans_are_missed(child: str) -> None:
     """The tests above are no tests unless they fail then."""
-    outcome = observe(child, TAG_ONLY, "now", subreaper=False)
+    outcome = observe(child, TAG_ONLY, "now", switched_off="subreaper")
     assert outcome.problems("plain", TAG_ONLY) == []
     for style in set(outcome.services.values()) - {"plain"}:
         assert outcome.problems(style, TAG_ONLY), style
@@ -151,6 +162,47 @@ def test_without_marks_the_orphans_are_not_known(child: str, claim: Setting) -> 
     assert outcome.problems("plain", claim) == []
     for style in set(outcome.services.values()) - {"plain"}:
         assert outcome.problems(style, claim), style
+
+
+def test_a_tag_in_the_soft_limit_alone_would_be_lost(child: str) -> None:
+    """And the same for the hard limit, which those that raise every limit cannot raise."""
+    outcome = observe(child, TAG_ONLY, "now", switched_off="hard limit")
+    found = {style for style in set(outcome.services.values()) if outcome.problems(style, TAG_ONLY)}
+    assert found == {"limits", "hard"}
+
+
+def test_daemons_started_by_other_programs_are_their_services(child: str, setting: Setting) -> None:
+    chosen = [name for name in possible(setting, WRAPPERS) if shutil.which(WRAPPERS[name].argv[0])]
+    events = events_of(run(ancestry.wrapped, child, chosen, setting=setting))
+    exits = [each for each in events if each.kind == "exited"]
+    for number, name in enumerate(chosen, 1):
+        # All that it started of its own, however many: some fork, some only execute.
+        own = [each for each in exits if each.status in (number, number + 100)]
+        assert [each.origin for each in own if each.status == number] == ["adopted"], name
+        wrong = [each for each in own if not _is_right(each, f"org.test.N{number}", setting)]
+        assert wrong == [], name
+    known = {*range(1, len(chosen) + 1), *range(101, len(chosen) + 101)}
+    others = [each for each in exits if each.status not in known]
+    assert {each.status for each in others} <= {0}, others
+    if setting.cgroup or setting.tag:
+        assert [each for each in exits if not each.service] == []
+
+
+@pytest.mark.parametrize("living", [True, False], ids=["living", "dead"])
+def test_orphans_that_a_service_gathered_come_all_at_once(
+    child: str, living: bool, setting: Setting
+) -> None:
+    value = run(ancestry.gathered, child, living, setting=setting)
+    events = events_of(value["events"])
+    # Before, they are found below it, but are no children of ours.
+    assert value["trees"] == [9, 9]
+    assert value["unseen"] is True
+    exits = [each for each in events if each.kind == "exited"]
+    assert [each.code for each in exits if each.origin == "spawned"] == [CLD_KILLED] * 2
+    orphans = [each for each in exits if each.origin == "adopted"]
+    assert Counter(each.status for each in orphans) == {1: 8, 2: 8}
+    for each in orphans:
+        assert _is_right(each, f"org.test.N{each.status}", setting), each
 
 
 @pytest.mark.parametrize("tag", [True, False], ids=["tag", "neither"])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import resource
 import signal
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from broker.process import kernel, procfs
+from broker.process import kernel, procfs, tag
 from tests.process.harness import ROOT, Broker, hide_cgroups, pipe
 
 if TYPE_CHECKING:
@@ -25,10 +27,12 @@ class Style:
     Attributes:
         goers: how many of its processes fork and go, and are ours to reap.
         root: only root can do it.
+        tag: False if the process that stays takes the tag from itself.
     """
 
     goers: int
     root: bool = False
+    tag: bool = True
 
 
 STYLES: Final = {
@@ -41,6 +45,43 @@ STYLES: Final = {
     "nobody": Style(2, root=True),
     "dumpable": Style(2),
     "limits": Style(2),
+    "hard": Style(2),
+    "lowered": Style(2, tag=False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wrapper:
+    """A program that starts another one, as descriptors and init scripts use it.
+
+    Attributes:
+        argv: to be followed by the other's.
+        root: only root can do it.
+    """
+
+    argv: Sequence[str]
+    root: bool = False
+
+
+_EXEC: Final = 'exec "$0" "$@"'
+WRAPPERS: Final = {
+    "env": Wrapper(["env", "-i"]),
+    "nice": Wrapper(["nice"]),
+    "nohup": Wrapper(["nohup"]),
+    "prlimit": Wrapper(["prlimit", "--nofile=64", "--core=0"]),
+    "setpriv": Wrapper(["setpriv", "--no-new-privs"]),
+    "setsid": Wrapper(["setsid", "--fork"]),
+    "sh": Wrapper(["sh", "-c", f"ulimit -S -n 64; ulimit -c 0; {_EXEC}"]),
+    "start-stop-daemon": Wrapper(
+        ["start-stop-daemon", "--start", "--background", "--pidfile=/nonexistent", "--startas"]
+    ),
+    "timeout": Wrapper(["timeout", "60"]),
+    "runuser": Wrapper(["runuser", "-u", "nobody", "--"], root=True),
+    "setpriv --reuid": Wrapper(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"], root=True
+    ),
+    "su": Wrapper(["su", "-s", "/bin/sh", "-c", _EXEC, "nobody", "--"], root=True),
+    "su -": Wrapper(["su", "-", "-s", "/bin/sh", "-c", _EXEC, "nobody", "--"], root=True),
 }
 
 
@@ -59,10 +100,16 @@ def key(event: Event) -> int:
 
 
 async def styles(
-    child: str, chosen: Sequence[str], life: str, repetitions: int, subreaper: bool
+    child: str, chosen: Sequence[str], life: str, repetitions: int, switched_off: str
 ) -> Any:
-    """Services of all styles at once; service number N says so by its exit status."""
+    """Services of all styles at once; service number N says so by its exit status.
+
+    ``switched_off`` is "subreaper", "hard limit", or nothing.
+    """
     services: dict[int, str] = {}
+    subreaper = switched_off != "subreaper"
+    if switched_off == "hard limit":
+        _tag_soft_limit_only()
     async with Broker(subreaper=subreaper) as broker:
         with pipe() as (reader, release):
             for style in [style for style in chosen for _ in range(repetitions)]:
@@ -83,6 +130,64 @@ async def styles(
                 # Where there are no marks, the activation is over before its orphans.
                 await broker.wait(lambda: not len(broker.supervisor.processes))
         return {"services": services, "events": broker.answer()}
+
+
+def _tag_soft_limit_only() -> None:
+    """Make a tag what it was at first: a soft limit, which anybody may raise."""
+    original = resource.setrlimit
+    line = re.compile(rb"^Max file locks +(\d+)", re.MULTILINE)
+
+    def set_soft(which: int, limits: tuple[int, int]) -> None:
+        original(which, (limits[0], resource.RLIM_INFINITY))
+
+    def read_soft(pid: int) -> int | None:
+        match = line.search(procfs.read(f"/proc/{pid}/limits") or b"")
+        return int(match[1]) if match else None
+
+    resource.setrlimit = set_soft
+    tag.read = read_soft
+
+
+async def wrapped(child: str, chosen: Sequence[str]) -> Any:
+    """Daemons that are started by way of other programs; number N again says so at its end."""
+    async with Broker() as broker:
+        for number, name in enumerate(chosen, 1):
+            argv = [*WRAPPERS[name].argv, child]
+            # Behind "--", where it is not taken for one of its own options.
+            argv += ["--"] * (name == "start-stop-daemon")
+            argv += ["daemon", str(number), "now"]
+            broker.spawn(argv, f"org.test.N{number}", search=True, null_output=True)
+        await broker.all_emptied(len(chosen))
+        await broker.wait(lambda: not len(broker.supervisor.processes))
+        return broker.answer()
+
+
+async def gathered(child: str, living: bool) -> Any:
+    """Two services that keep their orphans to themselves; they are killed one after the other."""
+    count = 8
+    async with Broker() as broker:
+        with pipe() as (reader, release):
+            killed, trees, reports = [], [], []
+            for number in (1, 2):
+                report, theirs = os.pipe()
+                argv = [child, "gather", str(number), "wait", str(count)]
+                name = f"org.test.N{number}"
+                killed.append(broker.spawn(argv, name, {3: reader, 4: theirs}))
+                os.close(theirs)
+                await broker.receive(report, bool)
+                trees.append(len(broker.supervisor.tree(name)))
+                reports.append(report)
+            unseen = len(broker.events) == 2
+            if not living:
+                release()
+                for report in reports:
+                    await broker.at_end(report)
+            for process in killed:
+                broker.supervisor.signal_process(process.pid, signal.SIGKILL)
+            await broker.wait(lambda: not any(process.running for process in killed))
+            release()
+            await broker.wait(lambda: not len(broker.supervisor.processes))
+        return {"trees": trees, "unseen": unseen, "events": broker.answer()}
 
 
 async def background_in_shell() -> Any:

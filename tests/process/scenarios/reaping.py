@@ -274,19 +274,24 @@ async def leaderless(child: str) -> Any:
             about = procfs.stat(process.pid)
             broker.supervisor.reap()
             before = [about.state if about else "", process.running]
+            held = await _meanwhile(broker, child)
             release()
-            await broker.all_emptied(1)
-        return {"before": before, "events": broker.answer()}
+            await broker.all_emptied(2)
+        return {"before": before, "held": held, "events": broker.answer()}
 
 
-async def traced(child: str) -> Any:
-    """A dead process that a debugger holds on to is not ours to reap yet."""
+async def traced(child: str, mode: str) -> Any:
+    """A dead process that a debugger holds on to is not ours to reap yet.
+
+    By ``mode`` the debugger lets go when it ends ("trace"), or when it has seen the end of
+    what it traced and goes on ("tracetoend"): then that is all that we are told.
+    """
     async with Broker() as broker:
         report, theirs = os.pipe()
         with pipe() as (reader, release), pipe() as (for_tracer, release_tracer):
             process = broker.spawn([child, "plain", "9", "wait"], "org.test.Any", {3: reader})
-            tracer = [child, "trace", "8", "wait", str(process.pid)]
-            broker.spawn(tracer, "org.test.Tracer", {3: for_tracer, 4: theirs})
+            argv = [child, mode, "8", "wait", str(process.pid)]
+            tracer = broker.spawn(argv, "org.test.Tracer", {3: for_tracer, 4: theirs})
             if await broker.receive(report, bool) != b".":
                 return None
             dead = asyncio.Event()
@@ -299,9 +304,33 @@ async def traced(child: str) -> Any:
             broker.supervisor.reap()
             about = procfs.stat(process.pid)
             before = [about.state if about else "", process.running]
+            held = await _meanwhile(broker, child)
             release_tracer()
-            await broker.all_emptied(2)
-        return {"before": before, "events": broker.answer()}
+            await broker.wait(lambda: not process.running)
+            broker.supervisor.signal_process(tracer.pid, signal.SIGKILL)
+            await broker.all_emptied(3)
+        return {"before": before, "held": held, "events": broker.answer()}
+
+
+async def _meanwhile(broker: Broker, child: str) -> Any:
+    """What happens while there is a process that is dead and cannot be reaped."""
+    broker.spawn([child, "daemon", "5", "now"], "org.test.Other")
+    await broker.wait(lambda: len(broker.of_kind("emptied")) == 1)
+    # A last SIGCHLD may wait whose child has been reaped already.
+    await broker.next_turn()
+    drains = 0
+    original = reaper.reap
+
+    def count(*arguments: Any) -> bool:
+        nonlocal drains
+        drains += 1
+        return original(*arguments)
+
+    reaper.reap = count
+    for _ in range(10):
+        await broker.next_turn()
+    reaper.reap = original
+    return {"others": len(broker.exits("org.test.Other")), "drains": drains}
 
 
 async def until_gone(child: str) -> Any:

@@ -35,9 +35,10 @@ main()
 
 def complaints(path: str, source: str) -> list[str]:
     """What the linter calls banned in a file of ours."""
-    command = [Path(sys.executable).parent / "ruff", "check", "--select=TID251", "--no-cache"]
+    ruff = str(Path(sys.executable).parent / "ruff")
+    options = ["--select=TID251", "--no-cache", "--output-format=json"]
     done = subprocess.run(
-        [*command, "--output-format=json", f"--stdin-filename={path}", "-"],
+        [ruff, "check", *options, f"--stdin-filename={path}", "-"],
         check=False,
         cwd=ROOT,
         text=True,

@@ -16,7 +16,7 @@ from broker.process.spawn import Program, spawn
 from tests.process.harness import Broker, pipe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from broker.process.reaper import Death
     from tests.process.harness import Event
@@ -321,10 +321,10 @@ async def _meanwhile(broker: Broker, child: str) -> Any:
     drains = 0
     original = reaper.reap
 
-    def count(*arguments: Any) -> bool:
+    def count(identify: Callable[[int], None], on_death: Callable[[Death], None]) -> bool:
         nonlocal drains
         drains += 1
-        return original(*arguments)
+        return original(identify, on_death)
 
     reaper.reap = count
     for _ in range(10):

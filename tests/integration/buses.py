@@ -155,7 +155,8 @@ class Bus:
         )
         os.close(write)
         with os.fdopen(read) as output:
-            self.address = (await asyncio.to_thread(output.read)).strip()
+            # A line, not all of it: what was put around the broker may hold the pipe, too.
+            self.address = (await asyncio.to_thread(output.readline)).strip()
         if not self.address:
             raise AssertionError(f"serve failed: {await self.ended()}")
         self._client = await Client.connect(self.address)

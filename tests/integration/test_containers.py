@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -64,8 +65,8 @@ class Container:
                 yield bus, pid
             finally:
                 if bus.status is None:
-                    # unshare itself takes no SIGTERM.
-                    os.kill(pid, signal.SIGTERM)
+                    # After a failure: unshare itself takes no SIGTERM, and all goes with this one.
+                    os.kill(pid, signal.SIGKILL)
 
     def enter(self, pid: int, *argv: str) -> None:
         """Run a program in there, as ``docker exec`` does."""
@@ -112,7 +113,8 @@ async def test_the_first_process_serves_and_ends_when_it_is_told(
             container.enter(pid, "kill", f"-{int(number)}", "1")
         else:
             os.kill(pid, number)
-        assert await bus.ended() == ""
+        async with asyncio.timeout(30):
+            assert await bus.ended() == ""
         assert bus.status == 0
         assert [each for each in tree if procfs.alive(each)] == []
         assert not (container.place.path / "bus").exists()
@@ -143,7 +145,8 @@ async def test_orphans_of_processes_that_were_entered_are_reaped_as_nobodys(
         (stayed,) = [each for each in bus.tree() if procfs.command(each)[0] == "sleep"]
         assert not set(own) & set(await bus.get(NAME, "PIDs"))
         os.kill(pid, signal.SIGTERM)
-        assert await bus.ended() == ""
+        async with asyncio.timeout(30):
+            assert await bus.ended() == ""
         assert (bus.status, procfs.alive(stayed)) == (0, False)
 
 

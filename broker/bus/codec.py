@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import struct
 import typing
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from broker.errors import Outcome
+from broker.errors import InvalidArgs, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +46,7 @@ __all__ = [
     "decode",
     "encode",
     "signal",
+    "size",
 ]
 
 # "The maximum length of a message, including header, header alignment padding,
@@ -64,10 +66,40 @@ FIELDS: Final = {
     8: ("signature", b"g"),
 }
 FIXED_HEADER: Final = 16
+# The body of a longer message is read when somebody asks for it: megabytes of
+# integers take seconds, and whoever is sent them may refuse them for their signature.
+SMALL: Final = 1024
 
 
 class MalformedMessageError(Outcome):
     """A frame does not hold a message that the specification allows."""
+
+    dbus_name = InvalidArgs.dbus_name
+
+
+class _LargeMessage(Message):  # type: ignore[misc] # dbus-next has no types
+    """One whose body is not read yet."""
+
+    def __init__(self, frame: bytes, reader: Any, fields: dict[str, Any]) -> None:
+        super().__init__(**fields)
+        del self.__dict__["body"]
+        self.size = len(frame)
+        self._reader = reader
+
+    @cached_property
+    def body(self) -> list[Any]:
+        """The arguments; raises MalformedMessageError."""
+        try:
+            return [self._reader.read_argument(each) for each in self.signature_tree.types]
+        except Exception as e:  # see decode
+            raise MalformedMessageError(f"malformed message: {e}") from e
+        finally:
+            _limit_cache()
+
+
+def size(message: Message) -> int:
+    """How much of our memory a message that was read takes, in bytes and at most."""
+    return message.size if isinstance(message, _LargeMessage) else SMALL
 
 
 def encode(message: Message) -> bytes:
@@ -107,36 +139,41 @@ def decode(frame: bytes) -> Message | None:
         have: "Unknown types must be ignored".
 
     Raises:
-        MalformedMessageError: the frame contradicts its own header.
+        MalformedMessageError: the frame contradicts its own header. Of a large
+            message, the body may raise it when it is asked for.
     """
     kind = frame[1]
     if not 1 <= kind <= 4:
         return None
     reader = Unmarshaller(None)
-    reader.buf = bytearray(frame)
+    reader.buf = frame
     reader.endian = frame[0]
     try:
         serial, fields = _read_header(frame, reader)
         reader.align(8)
         tree = SignatureTree._get(fields.pop("signature", ""))  # noqa: SLF001
+        fields |= {
+            "message_type": MessageType(kind),
+            "flags": MessageFlag(frame[2]),
+            "serial": serial,
+            "signature": tree,
+        }
+        if len(frame) > SMALL:
+            return _LargeMessage(frame, reader, fields)
         body = [reader.read_argument(each) for each in tree.types]
-        message = Message(
-            message_type=MessageType(kind),
-            flags=MessageFlag(frame[2]),
-            serial=serial,
-            signature=tree,
-            body=body,
-            **fields,
-        )
+        return Message(body=body, **fields)
     # Its reader and its checks raise much on hostile bytes, also a plain Exception
     # (a dictionary's entry in a variant) and AttributeError (past the end, where
     # it looks for a stream).
     except Exception as e:
         raise MalformedMessageError(f"malformed message: {e}") from e
     finally:
-        if len(SignatureTree._cache) > MAX_CACHED_SIGNATURES:  # noqa: SLF001
-            SignatureTree._cache.clear()  # noqa: SLF001
-    return message
+        _limit_cache()
+
+
+def _limit_cache() -> None:
+    if len(SignatureTree._cache) > MAX_CACHED_SIGNATURES:  # noqa: SLF001
+        SignatureTree._cache.clear()  # noqa: SLF001
 
 
 def _read_header(frame: bytes, reader: Any) -> tuple[int, dict[str, Any]]:
@@ -199,7 +236,8 @@ class Splitter:
                 end = start + self._length(start)
                 if len(self._buffer) < end:
                     break
-                frame = bytes(self._buffer[start:end])
+                with memoryview(self._buffer) as view:
+                    frame = bytes(view[start:end])  # copied once: it may have 128 MiB
                 start = end
                 yield frame
         finally:

@@ -27,6 +27,7 @@ from broker.bus.codec import (
     decode,
     encode,
 )
+from broker.bus.names import DRIVER
 from broker.errors import Disconnected, NoReply, Outcome, RemoteError, UnknownMethod
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ class Connection(asyncio.BufferedProtocol):
         self._caught_up = asyncio.Event()
         self._caught_up.set()
         self._serial = 0
-        self._pending: dict[int, Callable[[Message | Outcome], None]] = {}
+        # By serial: whom we asked (empty for a peer), and what takes the answer.
+        self._pending: dict[int, tuple[str, Callable[[Message | Outcome], None]]] = {}
 
     @classmethod
     async def to_bus(cls, sock: socket.socket, *, timeout: float = CALL_TIMEOUT) -> Self:  # noqa: ASYNC109
@@ -172,7 +174,7 @@ class Connection(asyncio.BufferedProtocol):
             self._ready.set_exception(reason)
         self._caught_up.set()
         pending, self._pending = self._pending, {}
-        for on_reply in pending.values():
+        for _, on_reply in pending.values():
             on_reply(reason)
         if not self._gone.done():
             self._gone.set_result(None)
@@ -226,11 +228,21 @@ class Connection(asyncio.BufferedProtocol):
         if message is None:
             return
         if message.message_type in (type_return, type_error):
-            on_reply = self._pending.pop(message.reply_serial, None)
-            if on_reply is not None:
-                on_reply(_as_outcome(message) if message.message_type is type_error else message)
+            self._read_answer(message)
+        else:
+            self.on_message(message)
+
+    def _read_answer(self, answer: Message) -> None:
+        asked, on_reply = self._pending.get(answer.reply_serial, ("", None))
+        if on_reply is None:
             return
-        self.on_message(message)
+        # dbus-daemon lets anyone answer anyone, and serials can be guessed. Who owns a
+        # well-known name that was asked, only the bus knows.
+        known = asked == DRIVER or asked.startswith(":")
+        if known and answer.sender not in (None, DRIVER, asked):
+            return
+        del self._pending[answer.reply_serial]
+        on_reply(_as_outcome(answer) if answer.message_type is type_error else answer)
 
     def refuse(self, message: Message) -> None:
         """Answer a call that nobody here serves: its sender must not wait for a timeout."""
@@ -286,12 +298,18 @@ class Connection(asyncio.BufferedProtocol):
         self._serial = self._serial % 0xFFFFFFFF + 1
         return self._serial
 
-    def expect(self, serial: int, on_reply: Callable[[Message | Outcome], None]) -> None:
-        """Have the answer to a call that was sent already given to ``on_reply``."""
+    def expect(
+        self, serial: int, on_reply: Callable[[Message | Outcome], None], asked: str | None = None
+    ) -> None:
+        """Have the answer to a call that was sent already given to ``on_reply``.
+
+        Args:
+            asked: the call's destination; towards a peer there is none.
+        """
         if self.closed:
             on_reply(Disconnected("the connection has ended"))
         else:
-            self._pending[serial] = on_reply
+            self._pending[serial] = (asked or "", on_reply)
 
     def request(self, message: Message, on_reply: Callable[[Message | Outcome], None]) -> int:
         """Send a call; ``on_reply`` is called in the order in which answers arrive.
@@ -303,7 +321,7 @@ class Connection(asyncio.BufferedProtocol):
             the serial, for ``forget``.
         """
         serial = self.send(message)
-        self.expect(serial, on_reply)
+        self.expect(serial, on_reply, message.destination)
         return serial
 
     def forget(self, serial: int) -> None:
@@ -374,9 +392,9 @@ class Connection(asyncio.BufferedProtocol):
     ) -> list[Any]:
         """Call a method of the bus itself (``org.freedesktop.DBus``)."""
         return await self.call(
-            "org.freedesktop.DBus",
+            DRIVER,
             "/org/freedesktop/DBus",
-            "org.freedesktop.DBus",
+            DRIVER,
             member,
             signature,
             body,

@@ -15,9 +15,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from broker.bus import interface
-from broker.bus.codec import Message, MessageType, Variant, signal
+from broker.bus.codec import Message, MessageType, Variant, signal, size
 from broker.errors import (
     InvalidArgs,
+    LimitsExceeded,
     Outcome,
     PropertyReadOnly,
     UnknownInterface,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from broker.bus.connection import Connection
     from broker.bus.interface import InterfaceSpec
 
+    # Member, arguments, caller; to the results.
+    _Work = Callable[[str, list[Any], str], Coroutine[Any, Any, list[Any]]]
+
 log = logging.getLogger(__name__)
 
 _XML: Final = os.path.join(os.path.dirname(__file__), "xml")
@@ -39,6 +43,11 @@ PEER: Final = interface.load(_XML, "org.freedesktop.DBus.Peer")
 INTROSPECTABLE: Final = interface.load(_XML, "org.freedesktop.DBus.Introspectable")
 PROPERTIES: Final = interface.load(_XML, "org.freedesktop.DBus.Properties")
 OBJECT_MANAGER: Final = interface.load(_XML, "org.freedesktop.DBus.ObjectManager")
+
+# What one caller may have under way here, in bytes of its calls: a thousand small
+# ones. What is more costs it a refusal, and nobody else anything. (The reference
+# has such a limit for each connection, max_replies_per_connection.)
+UNDER_WAY: Final = 1 << 20
 
 _DOCTYPE: Final = (
     '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
@@ -75,6 +84,16 @@ class Interface(ABC):
         }
 
 
+class _Caller:
+    """What a connection has under way; there is one as long as it has something."""
+
+    __slots__ = ("size", "turn")
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.turn = asyncio.Lock()
+
+
 class ObjectServer:
     """The tree of objects of one connection, with the standard interfaces.
 
@@ -99,6 +118,7 @@ class ObjectServer:
         self._children: dict[str, dict[str, int]] = {"/": {}}
         # asyncio keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[None]] = set()
+        self._callers: dict[str, _Caller] = {}
         self._turn = asyncio.Lock()
 
     # -- the tree --------------------------------------------------------------
@@ -161,14 +181,31 @@ class ObjectServer:
             return
         try:
             found = self._find(call)
+            caller = self._admit(call)
         except Outcome as e:
             self._connection.reply_error(call, e)
             return
-        task = asyncio.get_running_loop().create_task(self._answer(call, *found))
+        task = asyncio.get_running_loop().create_task(self._answer(call, caller, *found))
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(partial(self._done, call))
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _admit(self, call: Message) -> _Caller:
+        """Count a call as under way, unless its sender has too much there already."""
+        caller = self._callers.get(call.sender) or _Caller()
+        if caller.size + size(call) > UNDER_WAY:
+            raise LimitsExceeded(
+                f"{call.sender} has {caller.size} bytes of calls under way, and this one "
+                f"of {size(call)} would make them more than {UNDER_WAY}"
+            )
+        caller.size += size(call)
+        self._callers[call.sender] = caller
+        return caller
+
+    def _done(self, call: Message, task: asyncio.Task[None]) -> None:
+        caller = self._callers[call.sender]
+        caller.size -= size(call)
+        if not caller.size:
+            del self._callers[call.sender]
         self._tasks.discard(task)
         if not task.cancelled() and (fault := task.exception()):
             # Not an Outcome, so a fault of ours: loud, through the loop's handler.
@@ -176,15 +213,15 @@ class ObjectServer:
                 {"message": "a method handler failed", "exception": fault, "task": task}
             )
 
-    async def _answer(
-        self, call: Message, results: str, work: Callable[[], Coroutine[Any, Any, list[Any]]]
-    ) -> None:
+    async def _answer(self, call: Message, caller: _Caller, results: str, work: _Work) -> None:
         try:
             # One reading can bring thousands of calls with large answers: the next is
-            # begun when the peer has taken most of those before.
-            async with self._turn:
+            # begun when the peer has taken most of those before. Both locks are fair, so
+            # a caller's first call waits for one call of each other caller, not for all.
+            async with caller.turn, self._turn:
+                await asyncio.sleep(0)  # for those who came with it to stand in line
                 await self._connection.caught_up()
-            body = await work()
+            body = await work(call.member, call.body, call.sender)
             self.before_reply()
             # Here, since results that are not of the XML's types are a fault as well.
             self._connection.reply(call, results, body)
@@ -200,7 +237,7 @@ class ObjectServer:
         """Return when every call that came has been answered."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _find(self, call: Message) -> tuple[str, Callable[[], Coroutine[Any, Any, list[Any]]]]:
+    def _find(self, call: Message) -> tuple[str, _Work]:
         """The results' signature and the work; raises the standard errors, in their order."""
         path, member = call.path, call.member
         # "On receipt of the METHOD_CALL message org.freedesktop.DBus.Peer.Ping, an
@@ -214,11 +251,11 @@ class ObjectServer:
             PROPERTIES.name: self._properties,
             OBJECT_MANAGER.name: self._managed,
         }
-        candidates: dict[str, tuple[InterfaceSpec, Any]] = {
+        candidates: dict[str, tuple[InterfaceSpec, _Work]] = {
             each.spec.name: (each.spec, each.call) for each in self._objects.get(path, ())
         }
         for spec in self._standard(path):
-            candidates[spec.name] = (spec, handlers[spec.name])
+            candidates[spec.name] = (spec, partial(handlers[spec.name], path))
         if call.interface is not None:
             if call.interface not in candidates:
                 raise UnknownInterface(f"{path} has no interface {call.interface}")
@@ -233,9 +270,7 @@ class ObjectServer:
                         f"{member} takes arguments of type ({method.arguments}), "
                         f"not ({call.signature})"
                     )
-                if spec.name in handlers:
-                    return method.results, partial(work, path, member, call.body)
-                return method.results, partial(work, member, call.body, call.sender)
+                return method.results, work
         where = call.interface or path
         raise UnknownMethod(f"{where} has no method {member}")
 
@@ -249,17 +284,23 @@ class ObjectServer:
             specs.append(OBJECT_MANAGER)
         return specs
 
-    async def _peer(self, _path: str, member: str, _arguments: list[Any]) -> list[Any]:
+    async def _peer(
+        self, _path: str, member: str, _arguments: list[Any], _caller: str
+    ) -> list[Any]:
         return [] if member == "Ping" else [self._machine_id]
 
-    async def _introspect(self, path: str, _member: str, _arguments: list[Any]) -> list[Any]:
+    async def _introspect(
+        self, path: str, _member: str, _arguments: list[Any], _caller: str
+    ) -> list[Any]:
         self._check_exists(path)  # still: it may have gone since the call was read
         specs = self._standard(path)
         specs += [each.spec for each in self._objects.get(path, ())]
         children = "".join(f'<node name="{name}"/>\n' for name in self._children.get(path, ()))
         return [f"{_DOCTYPE}<node>\n{''.join(spec.xml for spec in specs)}{children}</node>\n"]
 
-    async def _managed(self, _path: str, _member: str, _arguments: list[Any]) -> list[Any]:
+    async def _managed(
+        self, _path: str, _member: str, _arguments: list[Any], _caller: str
+    ) -> list[Any]:
         below = self._root.rstrip("/") + "/"
         found: dict[str, dict[str, dict[str, Variant]]] = {}
         # Reading one can bring others into being (an orphan is found when it is looked for):
@@ -273,7 +314,9 @@ class ObjectServer:
                 found[path] = {each.spec.name: each.get_all() for each in self._objects[path]}
         return [found]
 
-    async def _properties(self, path: str, member: str, arguments: list[Any]) -> list[Any]:
+    async def _properties(
+        self, path: str, member: str, arguments: list[Any], _caller: str
+    ) -> list[Any]:
         self._check_exists(path)
         objects = self._objects.get(path, ())
         name = arguments[0]

@@ -265,7 +265,13 @@ MALFORMED = {
 @pytest.mark.parametrize("reason", MALFORMED)
 def test_a_malformed_message_is_named_as_such(reason: str) -> None:
     with pytest.raises(MalformedMessageError):
-        decode(MALFORMED[reason])
+        _read(MALFORMED[reason])
+
+
+def _read(frame: bytes) -> None:
+    """All of it: the body of a large message is read when it is asked for."""
+    message = decode(frame)
+    assert message is None or message.body is not None
 
 
 VALID = [
@@ -285,6 +291,8 @@ def take(data: bytes) -> None:
     try:
         for frame in Splitter().feed(data):
             message = decode(frame)
+            if message is not None:
+                assert isinstance(message.body, list)
             if message is not None and message.message_type is MessageType.METHOD_CALL:
                 answer = Message.new_error(message, "org.example.Error", "text")
                 answer.serial = 1
@@ -324,7 +332,7 @@ def test_mutated_messages_raise_nothing_else(
 
 def _decode(frame: bytes) -> None:
     with contextlib.suppress(MalformedMessageError):
-        decode(frame)
+        _read(frame)
 
 
 # -- the cache of signatures ---------------------------------------------------

@@ -21,6 +21,7 @@ import pytest
 from broker.bus import address
 from broker.bus.codec import Message, MessageFlag, MessageType, signal
 from broker.bus.connection import Connection
+from broker.bus.names import DRIVER
 from broker.errors import Disconnected, NoReply, Outcome, RemoteError
 from tests.bus import wire
 from tests.bus.peer import PATIENCE, Log, Peer, connected, open_fds
@@ -407,6 +408,37 @@ async def test_an_answer_goes_to_the_sender(link: tuple[Connection, Peer]) -> No
     _, peer = link
     await peer.write(wire.call("/", TEST, "Test", sender=":1.99"))
     assert (await peer.read()).destination == ":1.99"
+
+
+@pytest.mark.parametrize(
+    ("asked", "sender", "taken"),
+    [
+        (DRIVER, DRIVER, True),
+        (DRIVER, ":1.66", False),
+        (":1.5", ":1.5", True),
+        (":1.5", ":1.66", False),
+        (":1.5", DRIVER, True),  # NoReply, or that it has gone
+        ("org.example.Test", ":1.66", True),
+    ],
+)
+async def test_only_whom_we_asked_and_the_bus_answer(
+    link: tuple[Connection, Peer], asked: str, sender: str, taken: bool
+) -> None:
+    """dbus-daemon lets an answer through that nobody has asked for."""
+    connection, peer = link
+    answers, signals = Log(), Log()
+    connection.on_message = lambda message: signals.append(message.member)
+    question = Message(destination=asked, path="/", member="Who")
+    serial = connection.request(question, answers.append)
+    fields: list[wire.Field] = [(wire.REPLY_SERIAL, "u", serial), (wire.SIGNATURE, "g", "s")]
+
+    def answer(sender: str) -> bytes:
+        content = wire.body("s", [f"from {sender}"])
+        return wire.frame(wire.RETURN, [*fields, (wire.SENDER, "s", sender)], content)
+
+    await peer.write(answer(sender) + wire.signal("A") + answer(asked) + wire.signal("B"))
+    await signals.until_length(2)
+    assert [each.body for each in answers] == [[f"from {sender if taken else asked}"]]
 
 
 # -- bad messages --------------------------------------------------------------

@@ -13,9 +13,9 @@ import pytest
 import pytest_asyncio
 
 from broker.bus import address, interface
-from broker.bus.codec import Message, MessageFlag, MessageType, Variant
+from broker.bus.codec import SMALL, Message, MessageFlag, MessageType, Variant
 from broker.bus.connection import Connection
-from broker.bus.objects import Interface, ObjectServer
+from broker.bus.objects import UNDER_WAY, Interface, ObjectServer
 from broker.errors import FDO, AccessDenied, Outcome, RemoteError, StartLimitHit
 from tests.bus import wire
 from tests.bus.peer import PATIENCE, Log, Peer, connected
@@ -369,11 +369,87 @@ async def test_a_flood_of_calls_with_large_answers_is_answered_as_the_caller_rea
     arguments = ["ss", TEST, "Name"]
     serials = [await served.send(ROOT, PROPERTIES, "Get", *arguments) for _ in range(200)]
     await log.until_length(100)
-    await asyncio.sleep(0)  # now every call that was read has had its turn
+    await _until_behind(served.connection)
+    for _ in range(2 * len(serials)):
+        await asyncio.sleep(0)  # now every call that was read has had its turn
     assert 0 < served.connection.behind < 3 * answer
     for serial in serials:
         assert (await served.peer.read()).reply_serial == serial
     assert await served.call(ROOT, PEER, "Ping") == []
+
+
+async def _until_behind(connection: Connection) -> None:
+    while not connection.behind:
+        await asyncio.sleep(0)
+
+
+async def test_callers_take_turns(served: Served) -> None:
+    """Who calls much waits for the others, not they for it."""
+    get = (ROOT, PROPERTIES, "Get", "ss", TEST, "Name")
+    greedy = [await served.send(*get, sender=":1.66") for _ in range(200)]
+    modest = [await served.send(*get, sender=":1.7") for _ in range(3)]
+    order = [(await served.peer.read()).reply_serial for _ in range(203)]
+    # All of them came in one reading; what was begun before is answered first.
+    assert [each for each in order if each in greedy] == greedy
+    assert [each for each in order if each in modest] == modest
+    assert order.index(modest[-1]) < 10
+
+
+async def test_what_one_caller_may_have_under_way_is_bounded(served: Served) -> None:
+    served.test.gates["a"] = asyncio.Event()
+    most = UNDER_WAY // SMALL
+    serials = [
+        await served.send(ROOT, TEST, "Caller", "s", "a", sender=":1.66") for _ in range(most + 50)
+    ]
+    refused = [await served.peer.read() for _ in range(50)]
+    assert [each.reply_serial for each in refused] == serials[most:]
+    assert {each.error_name for each in refused} == {FDO + "LimitsExceeded"}
+    assert ":1.66" in refused[0].body[0]
+    # Others are not concerned, and neither is it once it has its answers.
+    assert await served.call(ROOT, TEST, "Caller", "s", "") == [":1.7"]
+    served.test.gates.pop("a").set()
+    answers = {(await served.peer.read()).reply_serial for _ in range(most)}
+    assert answers == set(serials[:most])
+    await served.send(ROOT, TEST, "Caller", "s", "", sender=":1.66")
+    assert (await served.peer.read()).body == [":1.66"]
+
+
+@pytest.mark.parametrize(
+    ("count", "error"), [(100_000, "InvalidArgs"), (300_000, "LimitsExceeded")]
+)
+async def test_megabytes_that_nobody_wants_are_not_read(
+    served: Served, count: int, error: str
+) -> None:
+    """Into objects, that is: a second for a million integers, and everybody waits."""
+    log = Log()
+    handle = served.connection.on_message
+
+    def on_message(message: Message) -> None:
+        handle(message)
+        log.append(message)
+
+    served.connection.on_message = on_message
+    signature = "ai" if error == "InvalidArgs" else "us"
+    content = wire.body("ai", [[7] * count])
+    fields: list[wire.Field] = [(wire.PATH, "o", ROOT), (wire.MEMBER, "s", "Echo")]
+    fields += [(wire.SENDER, "s", ":1.7"), (wire.SIGNATURE, "g", signature)]
+    await served.peer.write(wire.frame(wire.CALL, fields, content))
+    answer = await served.peer.read()
+    assert answer.error_name == FDO + error
+    assert "body" not in vars(log[0])
+    assert await served.call(ROOT, PEER, "Ping") == []
+
+
+async def test_a_large_call_is_read_when_its_turn_has_come(served: Served) -> None:
+    text = "x" * 100_000
+    assert await served.call(ROOT, TEST, "Echo", "us", 7, text) == [[7, text]]
+    # dbus-next's reader is asked then; what is wrong is told the caller.
+    fields: list[wire.Field] = [(wire.PATH, "o", ROOT), (wire.MEMBER, "s", "Echo")]
+    fields += [(wire.SENDER, "s", ":1.7"), (wire.SIGNATURE, "g", "us")]
+    await served.peer.write(wire.frame(wire.CALL, fields, b"\xff" * 2000))
+    answer = await served.peer.read()
+    assert answer.error_name == FDO + "InvalidArgs"
+    assert answer.body[0].startswith("malformed message: ")
 
 
 async def test_calls_that_wait_for_a_slow_caller_end_with_the_connection(served: Served) -> None:
@@ -382,7 +458,7 @@ async def test_calls_that_wait_for_a_slow_caller_end_with_the_connection(served:
         await served.send(ROOT, PROPERTIES, "Get", "ss", TEST, "Name")
     # Some of the first answer has come, and the socket holds no more of it.
     await asyncio.get_running_loop().sock_recv(served.peer.sock, 1)
-    assert served.connection.behind
+    await _until_behind(served.connection)
     served.peer.close()
     async with asyncio.timeout(PATIENCE):
         await served.connection.wait_closed()

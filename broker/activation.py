@@ -71,6 +71,7 @@ class Unit:
         activation: the supervisor's serial of the newest activation.
         invocation_id: of the newest activation, 16 random bytes; empty before the first.
         listed: False once the descriptor has gone; then it lasts until it is at rest.
+        refused_at: the number of failures at which a closed gate was last logged.
     """
 
     descriptor: Descriptor
@@ -78,6 +79,7 @@ class Unit:
     activation: int = 0
     invocation_id: bytes = b""
     listed: bool = True
+    refused_at: int = 0
     timer: asyncio.TimerHandle | None = None
     stopping: list[asyncio.Future[None]] = field(default_factory=list)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import signal
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+from broker.core import environment as env
 from broker.core import events as ev
-from broker.core.environment import check_name, check_value, parse_assignment
-from broker.errors import InvalidArgs, NotRunning
+from broker.errors import InvalidArgs, LimitsExceeded, NotRunning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from broker.process.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
+
+# Calls that may wait for one service's start, and for its end. Who has gone is not
+# looked for (following every client would wake us for each that comes or goes): its
+# calls wait on until the start or the end, and this is what they can become.
+# The reference's own number, max_pending_service_starts, for session buses.
+MAX_WAITING: Final = 10_000
 
 
 class ControlEvents(Protocol):
@@ -90,6 +96,7 @@ class DaemonControl:
 
     async def start_service(self, unit: Unit) -> None:
         """Of ``Control``."""
+        _check_room(unit, unit.service.waiting)
         await self._activator.start(unit)
 
     async def stop_service(self, unit: Unit) -> None:
@@ -99,6 +106,7 @@ class DaemonControl:
                 f"{unit.service.name} is owned by {unit.service.owner}, which the broker "
                 "did not start"
             )
+        _check_room(unit, len(unit.stopping))
         await self._activator.stop(unit)
 
     def kill_service(self, unit: Unit, whom: str, number: int) -> None:
@@ -122,30 +130,44 @@ class DaemonControl:
 
     # -- the activation environment --------------------------------------------
 
-    def set_environment(self, assignments: Sequence[str]) -> None:
+    def set_environment(self, assignments: Sequence[str], caller: str) -> None:
         """Of ``Control``: all of them or none."""
-        changes = dict(parse_assignment(each) for each in assignments)
-        self._activator.environment.update(changes)
-        self._events.environment_changed()
+        changes = dict(env.parse_assignment(each) for each in assignments)
+        self._change_environment(changes, f"SetEnvironment, called by {caller},")
 
     def unset_environment(self, names: Sequence[str]) -> None:
         """Of ``Control``: all of them or none."""
         for name in names:
-            check_name(name)
+            env.check_name(name)
         for name in names:
             self._activator.environment.pop(name, None)
         self._events.environment_changed()
 
     def take_environment(self, changes: Mapping[str, str]) -> None:
         """Changes that the bus has said yes to already: what is bad in them is logged."""
+        good, complaints = {}, []
         for name, value in changes.items():
             try:
-                check_name(name)
-                check_value(name, value)
+                env.check_name(name)
+                env.check_value(name, value)
             except InvalidArgs as e:
-                log.warning("UpdateActivationEnvironment: %s", e)
+                complaints.append(str(e))
             else:
-                self._activator.environment[name] = value
+                good[name] = value
+        try:
+            self._change_environment(good, "UpdateActivationEnvironment")
+        except LimitsExceeded as e:
+            complaints.append(str(e))
+        for complaint in env.listed(complaints):
+            log.warning("UpdateActivationEnvironment: %s", complaint)
+
+    def _change_environment(self, changes: Mapping[str, str], who: str) -> None:
+        if not changes:
+            return
+        self._activator.environment = env.merge(self._activator.environment, changes)
+        loaders = [env.shorten(name) for name in changes if env.loads_code(name)]
+        if loaders:
+            log.warning("%s sets %s for all services", who, ", ".join(env.listed(loaders)))
         self._events.environment_changed()
 
     # -- the session -----------------------------------------------------------
@@ -157,3 +179,8 @@ class DaemonControl:
     async def exit(self, caller: str) -> None:
         """Of ``Control``."""
         await self._events.exit(caller)
+
+
+def _check_room(unit: Unit, waiting: int) -> None:
+    if waiting >= MAX_WAITING:
+        raise LimitsExceeded(f"{waiting} calls wait for {unit.service.name} already")

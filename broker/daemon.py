@@ -27,7 +27,7 @@ from broker.core.environment import inherited
 from broker.core.exits import CLD_EXITED
 from broker.engine.base import EngineSettings
 from broker.engine.choose import choose
-from broker.errors import EngineFailed, Outcome, ShuttingDown
+from broker.errors import EngineFailed, Outcome, ShuttingDown, StartLimitHit
 from broker.process import kernel
 from broker.process.supervisor import Supervisor
 
@@ -95,6 +95,7 @@ class Daemon:
         self._exit_callers: list[str] = []
         self._problems: set[str] = set()
         self._reloading = asyncio.Lock()
+        self._next_reload: asyncio.Task[None] | None = None
         self._publisher: Publisher | None = None
         self.supervisor = Supervisor(self._loop, self)
         self._activator = Activator(
@@ -276,8 +277,18 @@ class Daemon:
         return catalog.entries
 
     async def reload(self) -> None:
-        """Read the descriptors again, and tell the engine what has changed."""
+        """Read the descriptors again, and tell the engine what has changed.
+
+        Whoever asks before it has begun is served by the same one: anybody on the
+        bus may ask, and thousands of them would be minutes of reading.
+        """
+        if self._next_reload is None:
+            self._next_reload = self._loop.create_task(self._reload())
+        await asyncio.shield(self._next_reload)
+
+    async def _reload(self) -> None:
         async with self._reloading:
+            self._next_reload = None
             if self._closing:
                 raise ShuttingDown("the session is ending")
             assert self._publisher is not None
@@ -376,7 +387,13 @@ class Daemon:
 
     def activation_failed(self, unit: Unit, error: Outcome) -> None:
         """Of ``ActivationEvents``."""
-        log.warning("%s: %s", unit.service.name, error)
+        # A closed gate is said once: it is shut in the face of thousands where a client
+        # insists, and each line would wait for whoever reads our log.
+        refused = isinstance(error, StartLimitHit)
+        if not refused or unit.refused_at != unit.service.failures:
+            log.warning("%s: %s", unit.service.name, error)
+        if refused:
+            unit.refused_at = unit.service.failures
         if self._publisher is not None:
             self._publisher.activation_failed(unit, error)
 

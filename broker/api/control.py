@@ -58,8 +58,8 @@ class Control(Protocol):
     async def reload(self) -> None:
         """Read the descriptors again."""
 
-    def set_environment(self, assignments: Sequence[str]) -> None:
-        """Change the activation environment; raises InvalidArgs and changes nothing."""
+    def set_environment(self, assignments: Sequence[str], caller: str) -> None:
+        """Change the activation environment, or raise an Outcome and change nothing."""
 
     def unset_environment(self, names: Sequence[str]) -> None:
         """Remove variables; raises InvalidArgs and changes nothing."""

@@ -53,8 +53,8 @@ class Manager(Interface):
         privileged, method = self._methods[member]
         if privileged:
             await self._callers.require_privilege(caller)
-        if member == "Exit":
-            arguments = [caller]
+        if member in ("Exit", "SetEnvironment"):
+            arguments = [*arguments, caller]
         return await method(*arguments)
 
     async def _start_service(self, name: str) -> list[Any]:
@@ -103,8 +103,8 @@ class Manager(Interface):
         await self._control.reload()
         return []
 
-    async def _set_environment(self, assignments: list[str]) -> list[Any]:
-        self._control.set_environment(assignments)
+    async def _set_environment(self, assignments: list[str], caller: str) -> list[Any]:
+        self._control.set_environment(assignments, caller)
         return []
 
     async def _unset_environment(self, names: list[str]) -> list[Any]:

@@ -98,6 +98,11 @@ class Service:
         """Whether there is a process of the service's to end."""
         return not self._all_gone or self.state is State.START
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for an activation."""
+        return len(self._waiting)
+
     def handle(self, event: Event, now: Instant) -> list[Effect]:
         """Take an event and say what is to be done, in this order."""
         before = self.state

@@ -21,6 +21,7 @@ import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from broker.core import environment
 from broker.core.exits import Result
 from broker.errors import LimitsExceeded, Outcome, SpawnExecFailed, SpawnFailed
 
@@ -123,6 +124,13 @@ def _file_actions(program: Program, copies: contextlib.ExitStack) -> list[Any]:
 def _refusal(program: Program, reason: OSError) -> SpawnRefusedError:
     if reason.errno in _SHORTAGES:
         text = f"Failed to fork a new process {program.name}: {reason.strerror}"
+        return SpawnRefusedError(LimitsExceeded(text), Result.RESOURCES)
+    if reason.errno == errno.E2BIG and program.environ:
+        text = (
+            f"Failed to execute program {program.name}: {reason.strerror}: its environment has "
+            f"{environment.size(program.environ)} bytes, most of them in "
+            f"{environment.shorten(environment.largest(program.environ))}"
+        )
         return SpawnRefusedError(LimitsExceeded(text), Result.RESOURCES)
     # The reference implementation's words, and the path, which it leaves out.
     text = f"Failed to execute program {program.name}: {program.argv[0]}: {reason.strerror}"

@@ -9,13 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.core.environment import (
+    LISTED,
+    MAX_TOTAL,
+    MAX_VARIABLE,
     PRIVATE,
+    QUOTED,
     check_name,
     check_value,
     inherited,
+    largest,
+    listed,
+    loads_code,
+    merge,
     parse_assignment,
+    quote,
+    shorten,
+    size,
 )
-from broker.errors import InvalidArgs
+from broker.errors import InvalidArgs, LimitsExceeded
 
 BAD_NAMES = ["", "=", "A=B", "=A", "A=", "A\0", "\0", "A\nB", "\n"]
 BAD_VALUES = ["\0", "a\0b", "\n", "a\nB=c"]
@@ -114,3 +125,89 @@ def test_all_else_is_handed_down_as_it_is(environ: dict[str, str]) -> None:
 def test_names_are_matched_exactly() -> None:
     near = {"NOTIFY_SOCKET_2": "a", "notify_socket": "b", "LISTEN": "c", "DISPLAY": ":0"}
     assert inherited(near) == near
+
+
+# -- how much ------------------------------------------------------------------
+
+
+def test_a_variable_may_be_as_long_as_execve_takes() -> None:
+    """Its limit counts the whole string and the NUL."""
+    check_value("A", "x" * (MAX_VARIABLE - 3))
+    with pytest.raises(InvalidArgs, match=f"A has {MAX_VARIABLE + 1} bytes"):
+        check_value("A", "x" * (MAX_VARIABLE - 2))
+    with pytest.raises(InvalidArgs, match=f"A has {MAX_VARIABLE + 1} bytes"):
+        check_value("A", "ä" * (MAX_VARIABLE // 2 - 1))
+
+
+@given(st.dictionaries(NAMES, VALUES, min_size=1))
+def test_the_size_is_that_of_the_strings_and_their_pointers(environ: dict[str, str]) -> None:
+    strings = {k: f"{k}={v}\0".encode("utf-8", "surrogatepass") for k, v in environ.items()}
+    assert size(environ) == sum(len(each) + 8 for each in strings.values())
+    assert len(strings[largest(environ)]) == max(map(len, strings.values()))
+
+
+def test_the_whole_may_not_grow_beyond_its_limit() -> None:
+    before = {f"V{number}": "x" * 100_000 for number in range(10)}
+    changes = {"NEW": "y" * (MAX_TOTAL - size(before) - len("NEW=") - 1 - 8)}
+    full = merge(before, changes)
+    assert (full, size(full)) == (before | changes, MAX_TOTAL)
+    with pytest.raises(LimitsExceeded, match=f"have {MAX_TOTAL + 1} bytes"):
+        merge(full, {"NEW": full["NEW"] + "y"})
+    assert full == before | changes
+
+
+def test_one_that_was_larger_from_the_start_can_be_changed_but_not_grow() -> None:
+    large = {f"V{number}": "x" * 100_000 for number in range(20)}
+    assert merge(large, {"V0": "short"})["V0"] == "short"
+    with pytest.raises(LimitsExceeded):
+        merge(large, {"A": ""})
+
+
+# -- what is said of it --------------------------------------------------------
+
+
+@given(st.text())
+def test_what_a_client_sent_is_repeated_in_one_line_and_not_at_length(text: str) -> None:
+    for said in (quote(text), shorten(text)):
+        assert said.isprintable()
+        assert len(said) <= 10 * QUOTED + 3
+
+
+def test_bad_megabytes_are_not_repeated() -> None:
+    for bad in ("x" * 10**6, "\n" * 10**6, "=" * 10**6):
+        with pytest.raises(InvalidArgs) as caught:
+            parse_assignment(bad)
+        assert len(str(caught.value)) < 1000
+    with pytest.raises(InvalidArgs) as caught:
+        check_value("N" * 10**6, "\n" * 10**6)
+    assert len(str(caught.value)) < 1000
+
+
+@given(st.lists(st.text()))
+def test_a_list_is_cut_and_counted(texts: list[str]) -> None:
+    said = listed(texts)
+    assert said[:LISTED] == texts[:LISTED]
+    assert said[LISTED:] == ([f"and {len(texts) - LISTED} more"] if len(texts) > LISTED else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("LD_PRELOAD", True),
+        ("LD_LIBRARY_PATH", True),
+        ("LD_", True),
+        ("GCONV_PATH", True),
+        ("GLIBC_TUNABLES", True),
+        ("PYTHONPATH", True),
+        ("PERL5LIB", True),
+        ("BASH_ENV", True),
+        ("LD", False),
+        ("OLD_PRELOAD", False),
+        ("ld_preload", False),
+        ("PATH", False),
+        ("DISPLAY", False),
+        ("PYTHONUNBUFFERED", False),
+    ],
+)
+def test_variables_that_make_programs_load_code(name: str, expected: bool) -> None:
+    assert loads_code(name) is expected

@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Calls that may wait for one service's start, and for its end. Who has gone is not
-# looked for (following every client would wake us for each that comes or goes): its
-# calls wait on until the start or the end, and this is what they can become.
-# The reference's own number, max_pending_service_starts, for session buses.
-MAX_WAITING: Final = 10_000
+# Calls that may wait for one service's start, and for its end: twice what one caller
+# may have under way. Who has gone is not looked for (to follow every client would wake
+# us for each that comes or goes): its calls wait until the start or the end.
+MAX_WAITING: Final = 2048
 
 
 class ControlEvents(Protocol):

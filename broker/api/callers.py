@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
-from broker.errors import AccessDenied, RemoteError
+from broker.errors import AccessDenied, Outcome
 
 if TYPE_CHECKING:
     from broker.bus.connection import Connection
@@ -21,7 +22,7 @@ class BusCallers:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._uids: OrderedDict[str, int] = OrderedDict()
+        self._answers: OrderedDict[str, asyncio.Task[list[int]]] = OrderedDict()
 
     async def require_privilege(self, caller: str) -> None:
         """Let our own user and root pass.
@@ -29,14 +30,19 @@ class BusCallers:
         Raises:
             AccessDenied: it is somebody else, or has gone.
         """
-        uid = self._uids.get(caller)
-        if uid is None:
-            try:
-                (uid,) = await self._connection.call_bus("GetConnectionUnixUser", "s", [caller])
-            except RemoteError as e:
-                raise AccessDenied(f"the bus does not know who {caller} is: {e}") from e
-            self._uids[caller] = uid
-            while len(self._uids) > _REMEMBERED:
-                self._uids.popitem(last=False)
+        if caller not in self._answers:
+            # A task, for calls that come before its answer: they wait for the same one.
+            self._answers[caller] = asyncio.create_task(
+                self._connection.call_bus("GetConnectionUnixUser", "s", [caller])
+            )
+            while len(self._answers) > _REMEMBERED:
+                self._answers.popitem(last=False)
+        answer = self._answers[caller]
+        try:
+            (uid,) = await asyncio.shield(answer)
+        except Outcome as e:
+            if self._answers.get(caller) is answer:
+                del self._answers[caller]
+            raise AccessDenied(f"the bus does not say who {caller} is: {e}") from e
         if uid not in (0, os.getuid()):
             raise AccessDenied(f"uid {uid} may not do this; uid {os.getuid()} and root may")

@@ -149,6 +149,7 @@ async def test_variables_that_load_code_are_allowed_and_logged(place: Place, way
     async with place.serve() as bus:
         assert await set_environment(bus, way, changes) == ""
         assert (await environment_of(bus)).items() >= changes.items()
+        await bus.state(NAME, "running")
         caller = bus.client.bus.unique_name
         said = await said_at_the_end(bus)
     who = f"SetEnvironment, called by {caller}," if way == "ours" else "UpdateActivationEnvironment"

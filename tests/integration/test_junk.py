@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -112,8 +113,8 @@ def session(engine: str, user: Installation, c_service: Path) -> Iterator[Sessio
 
 
 async def end(bus: Bus) -> str:
-    """By the interface; what was said on stderr."""
-    await bus.client.call("Exit")
+    """With a signal, as everywhere; what was said on stderr."""
+    bus.kill(signal.SIGTERM)
     return await bus.ended()
 
 
@@ -248,8 +249,36 @@ def test_no_property_can_be_set(session: Session) -> None:
             assert answer.name == FDO + "PropertyReadOnly"
 
 
-def test_who_expects_no_answer_gets_none(session: Session) -> None:
+def test_signals_that_do_not_exist_are_not_sent(session: Session) -> None:
+    for member, arguments in (("ResetFailed", [""]), ("StartService", [NAME])):
+        session.runner.run(session.bus.client.call(member, "s", *arguments))
+    for number in (-(2**31), -1, 0, 65, 2**31 - 1):
+        for whom in ("main", "all"):
+            for path, spec, member, who in (
+                (ROOT, paths.MANAGER, "KillService", [NAME]),
+                (paths.of_service(NAME), paths.SERVICE, "Kill", []),
+            ):
+                message = Message(
+                    destination=BUS_NAME,
+                    path=path,
+                    interface=spec.name,
+                    member=member,
+                    signature=spec.methods[member].arguments,
+                    body=[*who, whom, number],
+                )
+                answer = session.call(message)
+                assert isinstance(answer, RemoteError)
+                assert (answer.name, str(answer)) == (
+                    FDO + "InvalidArgs",
+                    f"there is no signal {number}",
+                )
+    session.check_alive()
+
+
+def test_calls_that_expect_no_answer_are_carried_out(session: Session) -> None:
+    bodies_of: dict[str, list[Any]] = {"SetEnvironment": [["QUIET=1"]]}
     for interface, member in METHODS:
+        body = bodies_of.get(member, [])
         if member != "Exit":
             session.bus.client.bus.send(
                 Message(
@@ -257,10 +286,14 @@ def test_who_expects_no_answer_gets_none(session: Session) -> None:
                     path=ROOT,
                     interface=interface,
                     member=member,
+                    signature="as" if body else "",
+                    body=body,
                     flags=MessageFlag.NO_REPLY_EXPECTED,
                 )
             )
     session.check_alive()
+    shown = session.runner.run(session.bus.client.get(ROOT, MANAGER, "Environment"))
+    assert "QUIET=1" in shown
 
 
 # -- frames --------------------------------------------------------------------

@@ -35,6 +35,8 @@ SYSTEMD_PATH: Final = "/org/freedesktop/systemd1"
 BUS_PATH: Final = "/org/freedesktop/DBus"
 FLOOD: Final = 2000
 PATIENCE: Final = 40.0
+# What never comes is ended by the tests, not by the time.
+PATIENT: Final = "--activation-timeout=300"
 # What any of these floods may cost the broker, in kB of memory. One that is kept
 # as it comes costs several times as much.
 BOUND: Final = 16 << 10
@@ -125,7 +127,7 @@ async def others_are_served(bus: Bus) -> None:
 
 
 async def test_a_flood_for_a_name_that_never_comes(place: Place) -> None:
-    async with place.serve() as bus, greedy(bus) as client:
+    async with place.serve(PATIENT) as bus, greedy(bus) as client:
         before = peak(bus)
         for _ in range(FLOOD):
             client.ask(DRIVER, "StartServiceByName", "su", NEVER, 0)
@@ -144,7 +146,7 @@ async def test_a_flood_for_a_name_that_never_comes(place: Place) -> None:
 
 
 async def test_a_flood_for_a_name_that_fails_at_once(place: Place) -> None:
-    async with place.serve() as bus, greedy(bus) as client:
+    async with place.serve(PATIENT) as bus, greedy(bus) as client:
         before = peak(bus)
         for _ in range(FLOOD):
             client.ask(DRIVER, "StartServiceByName", "su", FAILS, 0)
@@ -156,7 +158,7 @@ async def test_a_flood_for_a_name_that_fails_at_once(place: Place) -> None:
 
 
 async def test_a_closed_gate_does_not_fill_the_log(place: Place) -> None:
-    async with place.serve() as bus:
+    async with place.serve(PATIENT) as bus:
         for _ in range(300):
             with pytest.raises(RemoteError):
                 await bus.client.bus.call_bus("StartServiceByName", "su", [FAILS, 0])
@@ -169,7 +171,7 @@ async def test_a_closed_gate_does_not_fill_the_log(place: Place) -> None:
 
 
 async def test_a_flood_for_names_that_do_not_exist(place: Place) -> None:
-    async with place.serve() as bus, greedy(bus) as client:
+    async with place.serve(PATIENT) as bus, greedy(bus) as client:
         before = peak(bus)
         for number in range(FLOOD):
             client.ask(DRIVER, "StartServiceByName", "su", f"{UNKNOWN}{number}", 0)
@@ -181,7 +183,7 @@ async def test_a_flood_for_names_that_do_not_exist(place: Place) -> None:
 
 
 async def test_a_flood_of_our_own_start_service(place: Place) -> None:
-    async with place.serve() as bus, greedy(bus) as client:
+    async with place.serve(PATIENT) as bus, greedy(bus) as client:
         before = peak(bus)
         for _ in range(FLOOD):
             client.ask(BUS_NAME, "StartService", "s", NEVER)
@@ -202,7 +204,7 @@ async def test_a_flood_of_our_own_start_service(place: Place) -> None:
 async def test_callers_that_have_gone_wait_no_longer_than_the_activation(place: Place) -> None:
     """Nobody looks whether they are still there; what they can become is bounded."""
     each = UNDER_WAY // SMALL
-    async with place.serve() as bus, greedy(bus) as last:
+    async with place.serve(PATIENT) as bus, greedy(bus) as last:
         async with AsyncExitStack() as stack:
             for _ in range(-(-MAX_WAITING // each)):
                 client = await stack.enter_async_context(greedy(bus))
@@ -229,7 +231,7 @@ async def test_callers_that_have_gone_wait_no_longer_than_the_activation(place: 
 async def test_reloads_that_come_together_are_one(place: Place) -> None:
     for number in range(50):
         place.add(f"{UNKNOWN}.S{number}")
-    async with place.serve() as bus, greedy(bus) as client:
+    async with place.serve(PATIENT) as bus, greedy(bus) as client:
         before = reads(bus)
         for _ in range(200):
             client.ask(BUS_NAME, "Reload")
@@ -257,7 +259,7 @@ async def test_a_client_that_asks_and_does_not_read(
         wire.call(ROOT, interface, member, serial=serial, destination=BUS_NAME)
         for serial in range(2, 10_002)
     )
-    async with place.serve() as bus:
+    async with place.serve(PATIENT) as bus:
         before = peak(bus)
         with address.connect(bus.address) as deaf:
             await asyncio.to_thread(deaf.sendall, hello() + calls)
@@ -274,7 +276,7 @@ def hello() -> bytes:
 
 
 async def test_one_call_of_megabytes(place: Place) -> None:
-    async with place.serve() as bus, greedy(bus) as client:
+    async with place.serve(PATIENT) as bus, greedy(bus) as client:
         for member in ("GetService", "UnsetEnvironment", "StopService"):
             client.ask(BUS_NAME, member, "s", "x" * 5_000_000)
         await others_are_served(bus)
@@ -287,7 +289,7 @@ async def test_one_call_of_megabytes(place: Place) -> None:
 
 async def test_answers_that_nobody_asked_for(place: Place) -> None:
     """Serials can be guessed; of the engines, dbus-daemon lets these through."""
-    async with place.serve() as bus:
+    async with place.serve(PATIENT) as bus:
         (ours,) = await bus.client.bus.call_bus("GetNameOwner", "s", [BUS_NAME])
         async with greedy(bus) as client:
             # The first makes the broker ask who calls; its question has one of these serials.
@@ -336,7 +338,7 @@ def forged_signals(ours: str, owner: str) -> list[Message]:
 
 
 async def test_forged_signals_change_nothing(place: Place) -> None:
-    async with place.serve() as bus, greedy(bus) as client, greedy(bus) as victim:
+    async with place.serve(PATIENT) as bus, greedy(bus) as client, greedy(bus) as victim:
         await bus.echo(GOOD)
         victim.ask(DRIVER, "StartServiceByName", "su", NEVER, 0)
         await bus.state(NEVER, "start")
@@ -371,7 +373,7 @@ OWNER, IN_QUEUE, EXISTS = 1, 2, 3
 
 async def test_our_names_cannot_be_taken(place: Place) -> None:
     reserved = [BUS_NAME] + ([SYSTEMD] if place.engine == "dbus-daemon" else [])
-    async with place.serve() as bus, greedy(bus) as client:
+    async with place.serve(PATIENT) as bus, greedy(bus) as client:
         for _ in range(FLOOD):
             client.ask(BUS_NAME, "StartService", "s", NEVER)
             client.ask(DRIVER, "RequestName", "su", BUS_NAME, ALLOW_REPLACEMENT | REPLACE)
@@ -392,7 +394,7 @@ async def test_our_names_cannot_be_taken(place: Place) -> None:
 
 
 async def test_an_activatable_name_that_a_client_takes_is_external(place: Place) -> None:
-    async with place.serve() as bus, greedy(bus) as client:
+    async with place.serve(PATIENT) as bus, greedy(bus) as client:
         # Also while it is being started: whoever has it ends the activation.
         start = asyncio.create_task(bus.client.call("StartService", "s", NEVER))
         await bus.state(NEVER, "start")

@@ -27,8 +27,8 @@ class Waiting:
     # With the number of the first question that is asked after each came.
     _tokens: list[tuple[Token, int]] = field(default_factory=list)
 
-    def __bool__(self) -> bool:
-        return bool(self._tokens)
+    def __len__(self) -> int:
+        return len(self._tokens)
 
     def add(self, token: Token) -> None:
         """One more waits: for a question that is still to be asked."""

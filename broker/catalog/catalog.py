@@ -9,10 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from broker.core.printable import printable
 from broker.errors import DescriptorError
 
 from .descriptor import Descriptor, PlaceholderError, read
-from .printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

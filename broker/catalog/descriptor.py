@@ -7,12 +7,12 @@ import os
 import stat
 from dataclasses import dataclass
 
+from broker.core.printable import printable, quoted
 from broker.errors import DescriptorError
 
 from .exec_line import ExecSyntaxError, split
 from .key_file import KeyFileError, read_group
 from .names import RESERVED, is_bus_name
-from .printable import printable, quoted
 
 GROUP = "D-BUS Service"
 """The group that holds a descriptor's keys."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .printable import quoted
+from broker.core.printable import quoted
 
 # As the reference: a lone CR ends a line too. Not str.splitlines(), which knows seven others.
 _END_OF_LINE = re.compile(r"\r\n|\r|\n")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.catalog.printable import printable, quoted
+from broker.core.printable import printable, quoted
 
 
 @pytest.mark.parametrize(

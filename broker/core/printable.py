@@ -5,17 +5,20 @@ from __future__ import annotations
 _LONGEST_QUOTE = 80
 
 
-def printable(text: str) -> str:
+def printable(text: str, keep: str = "") -> str:
     r"""Returns ``text`` with every character that is not printable as an escape.
 
     A file's name is any bytes but NUL and ``/``. Bytes that are no UTF-8 reach Python as lone
     surrogates, on which a log, stderr or a D-Bus string would fail; a newline would forge a second
     message, an ESC would reach the terminal. ``\udcff`` and ``\n`` in the result are harmless.
+    The characters in ``keep`` stay as they are.
     """
     if text.isprintable():
         return text
     return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        char
+        if char.isprintable() or char in keep
+        else char.encode("unicode_escape").decode("ascii")
         for char in text
     )
 

@@ -7,22 +7,28 @@ once, what is said about it on the bus comes later (``api.publisher``).
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import enum
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 from broker.core import events as ev
+from broker.core import reasons
 from broker.core.events import Effect, Event, OwnerKind, Timer, Token
 from broker.core.exits import Result
+from broker.core.log import Log
 from broker.core.service import Service
 from broker.core.start_limit import StartLimit
 from broker.core.state import State
-from broker.errors import Outcome, ServiceUnknown, SpawnFileInvalid
+from broker.errors import NotCaptured, Outcome, ServiceUnknown, SpawnFileInvalid
 from broker.process import clock, procfs
+from broker.process.capture import Capture
 from broker.process.spawn import Program, SpawnRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from contextlib import AbstractContextManager
 
     from broker.catalog.descriptor import Descriptor
     from broker.core.clock import Instant
@@ -32,6 +38,14 @@ if TYPE_CHECKING:
 # Between two rounds of SIGKILL, in seconds, while a service forks faster than
 # it is found.
 KILL_PERIOD = 0.02
+
+
+class Output(enum.StrEnum):
+    """Where services' standard output and error go."""
+
+    INHERIT = "inherit"  # where ours go
+    CAPTURE = "capture"  # to the services' logs
+    NULL = "null"  # nowhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +76,9 @@ class ActivationEvents(Protocol):
     def activation_failed(self, unit: Unit, error: Outcome) -> None:
         """An activation has ended without the name."""
 
+    def log_appended(self, log: Log) -> None:
+        """There is more in a log than when somebody read it."""
+
 
 @dataclass(slots=True, eq=False)
 class Unit:
@@ -70,6 +87,7 @@ class Unit:
     Attributes:
         activation: the supervisor's serial of the newest activation.
         invocation_id: of the newest activation, 16 random bytes; empty before the first.
+        log: what it has written; None if that is not captured.
         listed: False once the descriptor has gone; then it lasts until it is at rest.
         refused_at: the number of failures at which a closed gate was last logged.
     """
@@ -80,6 +98,7 @@ class Unit:
     invocation_id: bytes = b""
     listed: bool = True
     refused_at: int = 0
+    log: Log | None = None
     timer: asyncio.TimerHandle | None = None
     stopping: list[asyncio.Future[None]] = field(default_factory=list)
 
@@ -98,7 +117,7 @@ class Activator:
         supervisor: Supervisor,
         events: ActivationEvents,
         *,
-        null_output: bool,
+        output: Output,
     ) -> None:
         self.units: dict[str, Unit] = {}
         self.environment: dict[str, str] = {}
@@ -106,8 +125,11 @@ class Activator:
         self._limits = limits
         self._supervisor = supervisor
         self._events = events
-        self._null_output = null_output
         self._loop = asyncio.get_running_loop()
+        self._null_output = output is Output.NULL
+        self._capture = (
+            Capture(self._loop, events.log_appended) if output is Output.CAPTURE else None
+        )
 
     def unit(self, name: str) -> Unit:
         """The service with a name.
@@ -144,7 +166,8 @@ class Activator:
                     round(self._limits.start_limit_interval * 1_000_000),
                 )
                 service = Service(name, limit, self._limits.activation_timeout)
-                self.units[name] = Unit(descriptor, service)
+                log = Log(name) if self._capture else None
+                self.units[name] = Unit(descriptor, service, log=log)
                 added.append(self.units[name])
             elif old.descriptor != descriptor:
                 removed.append(old)
@@ -242,12 +265,36 @@ class Activator:
         self.handle(unit, ev.StopRequested())
         await done
 
+    def log(self, unit: Unit) -> Log:
+        """All that a service has written; when there is more, ``log_appended`` says so once.
+
+        Raises:
+            NotCaptured: it is not kept.
+        """
+        if unit.log is None:
+            raise NotCaptured(
+                "the output of services is not kept: the broker was started "
+                f"without --output={Output.CAPTURE}"
+            )
+        self._drain(unit)
+        unit.log.asked = True
+        return unit.log
+
+    def _drain(self, unit: Unit) -> None:
+        if self._capture is not None and unit.log is not None:
+            self._capture.drain(unit.log)
+
     async def close(self) -> None:
         """Start nothing any more, and end every process of every service."""
         units = list(self.units.values())
         for unit in units:
             self.handle(unit, ev.Closing())
         await asyncio.gather(*(self.stop(unit) for unit in units))
+
+    def close_logs(self) -> None:
+        """Read no output any more."""
+        if self._capture is not None:
+            self._capture.close()
 
     # -- effects ---------------------------------------------------------------
 
@@ -291,21 +338,32 @@ class Activator:
                     f"{descriptor.path} has SystemdService but no Exec"
                 )
                 raise SpawnRefusedError(reason, Result.EXEC_FAILED)
-            program = Program(
-                argv=descriptor.argv,
-                name=name,
-                environ=self.environment | self.bus_environment,
-                null_output=self._null_output,
-            )
-            process = self._supervisor.spawn(program, name)
+            with self._outputs(unit) as fds:
+                program = Program(
+                    argv=descriptor.argv,
+                    name=name,
+                    environ=self.environment | self.bus_environment,
+                    null_output=self._null_output,
+                    fds=fds,
+                )
+                process = self._supervisor.spawn(program, name)
         except SpawnRefusedError as e:
             self.handle(unit, ev.SpawnRefused(e.error, e.result))
         else:
             unit.activation = process.activation
             self.handle(unit, ev.Spawned(process.pid, process.started))
 
+    def _outputs(self, unit: Unit) -> AbstractContextManager[Mapping[int, int]]:
+        if self._capture is None or unit.log is None:
+            return contextlib.nullcontext({})
+        return self._capture.outputs(unit.log, unit.service.activations)
+
     def _fail(self, unit: Unit, tokens: tuple[Token, ...], error: Outcome) -> None:
         name = unit.service.name
+        if unit.log is not None:
+            # What it wrote before it died is in the pipe since then.
+            self._drain(unit)
+            error = reasons.explained(error, unit.log.last_words(unit.service.activations))
         for token in tokens:
             if not isinstance(token, asyncio.Future):
                 self._events.fail_request(name, token, error)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from broker.activation import Activator, Limits, Unit
+    from broker.core.log import Log
     from broker.core.processes import Process, Processes
     from broker.process.supervisor import Supervisor
 
@@ -90,6 +91,10 @@ class DaemonControl:
         """Of ``Control``."""
         self._supervisor.adopt()
         return self.processes.newest(pid)
+
+    def log(self, unit: Unit) -> Log:
+        """Of ``Control``."""
+        return self._activator.log(unit)
 
     # -- services --------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from broker.activation import KILL_PERIOD, Activator, Limits, Unit
+from broker.activation import KILL_PERIOD, Activator, Limits, Output, Unit
 from broker.api import paths
 from broker.api.callers import BusCallers
 from broker.api.publisher import Publisher
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from broker.catalog.descriptor import Descriptor
     from broker.core.events import Token
+    from broker.core.log import Log
     from broker.core.processes import Process
     from broker.engine.listen import Listener
     from broker.process.spawn import Program
@@ -62,7 +63,7 @@ class Config:
         directories: where descriptors are, by precedence.
         report_shadowed: say when one directory's descriptor hides another's.
         environ: the activation environment to begin with.
-        null_output: services' output goes nowhere, rather than where ours goes.
+        output: where services' output goes.
     """
 
     listener: Listener
@@ -71,7 +72,7 @@ class Config:
     engine: str = "auto"
     limits: Limits = field(default_factory=Limits)
     environ: Mapping[str, str] = field(default_factory=dict)
-    null_output: bool = False
+    output: Output = Output.INHERIT
 
 
 class Daemon:
@@ -98,9 +99,7 @@ class Daemon:
         self._next_reload: asyncio.Task[None] | None = None
         self._publisher: Publisher | None = None
         self.supervisor = Supervisor(self._loop, self)
-        self._activator = Activator(
-            config.limits, self.supervisor, self, null_output=config.null_output
-        )
+        self._activator = Activator(config.limits, self.supervisor, self, output=config.output)
         self._activator.environment = inherited(config.environ)
         self._control = DaemonControl(config.limits, self._activator, self.supervisor, self)
         self._control.directories = [each.path for each in config.directories]
@@ -202,6 +201,7 @@ class Daemon:
             self._connection.on_closed = lambda: None
             self._connection.close()
         await self._stop_engine()
+        self._activator.close_logs()
         self._loop.remove_reader(self._signal_fd)
         os.close(self._signal_fd)
         self.supervisor.close()
@@ -396,6 +396,11 @@ class Daemon:
             unit.refused_at = unit.service.failures
         if self._publisher is not None:
             self._publisher.activation_failed(unit, error)
+
+    def log_appended(self, log: Log) -> None:
+        """Of ``ActivationEvents``."""
+        if self._publisher is not None:
+            self._publisher.log_appended(log)
 
     def environment_changed(self) -> None:
         """Of ``ControlEvents``."""

@@ -127,6 +127,12 @@ class NotRunning(Outcome):
     dbus_name = OWN + "NotRunning"
 
 
+class NotCaptured(Outcome):
+    """The output of services goes elsewhere, and is not kept."""
+
+    dbus_name = OWN + "NotCaptured"
+
+
 class StartLimitHit(Outcome):
     """The service failed too often in a short time and is not started for a while."""
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from broker.activation import Limits, Unit
+    from broker.core.log import Log
     from broker.core.processes import Process, Processes
 
 
@@ -42,6 +43,9 @@ class Control(Protocol):
 
     def find_process(self, pid: int) -> Process | None:
         """The newest record with a PID."""
+
+    def log(self, unit: Unit) -> Log:
+        """All that a service has written; raises NotCaptured."""
 
     async def start_service(self, unit: Unit) -> None:
         """Activate; raises the reason if it fails."""

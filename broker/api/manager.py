@@ -38,6 +38,7 @@ class Manager(Interface):
             "GetServiceByPID": (False, self._get_service_by_pid),
             "GetProcess": (False, self._get_process),
             "ListServices": (False, self._list_services),
+            "GetLog": (False, self._get_log),
             "Reload": (True, self._reload),
             "SetEnvironment": (True, self._set_environment),
             "UnsetEnvironment": (True, self._unset_environment),
@@ -97,6 +98,16 @@ class Manager(Interface):
                 [name, paths.of_service(name), unit.service.state.value[0], unit.service.main_pid]
                 for name, unit in self._control.units.items()
             ]
+        ]
+
+    async def _get_log(self, name: str, after: int, lines: int) -> list[Any]:
+        entries, dropped = self._control.log(self._control.unit(name)).after(after, lines)
+        return [
+            [
+                [serial, at.realtime, at.monotonic, activation, stream, text]
+                for serial, at, activation, stream, text in entries
+            ],
+            dropped,
         ]
 
     async def _reload(self) -> list[Any]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from broker.activation import Unit
     from broker.api.control import Callers, Control
     from broker.bus.objects import Interface, ObjectServer
+    from broker.core.log import Log
     from broker.core.processes import Process
     from broker.errors import Outcome
 
@@ -134,8 +135,18 @@ class Publisher:
             "ExecMainStatus": Variant("i", service.exec_main_exit.status),
             "InvocationID": Variant("ay", unit.invocation_id),
         }
+        if unit.log is not None:
+            details["Log"] = Variant("as", unit.log.last_lines(service.activations))
         body = [service.name, error.dbus_name, str(error), details]
         self._queue(lambda: self._server.emit(paths.ROOT, paths.MANAGER, "ActivationFailed", body))
+
+    def log_appended(self, log: Log) -> None:
+        """There is more in a log than when somebody read it."""
+        self._queue(
+            lambda: self._server.emit(
+                paths.ROOT, paths.MANAGER, "LogAppended", [log.service, log.last]
+            )
+        )
 
     def manager_changed(self, *invalidated: str) -> None:
         """Counts may be new; the named properties are."""

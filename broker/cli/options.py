@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from broker.activation import Limits
+from broker.activation import Limits, Output
 from broker.catalog.catalog import Directory, standard_directories
 from broker.daemon import Config
 from broker.engine.choose import CHOICES
@@ -62,10 +62,11 @@ _OPTIONS: Final = (
     ),
     click.option(
         "--output",
-        type=click.Choice(["inherit", "null"]),
-        default="inherit",
+        type=click.Choice([each.value for each in Output]),
+        default=Output.INHERIT.value,
         show_default=True,
-        help="Where services' output goes.",
+        help="Where services' output goes: where ours does; to a log in memory, whose last "
+        "lines are in the reports of failed activations; or nowhere.",
     ),
 )
 
@@ -100,7 +101,7 @@ def config(listener: Listener, environ: Mapping[str, str], options: dict[str, An
             stop_timeout=options["stop_timeout"],
         ),
         environ=environ,
-        null_output=options["output"] == "null",
+        output=Output(options["output"]),
     )
 
 

@@ -27,6 +27,16 @@ def ended(name: str, end: Exit) -> tuple[Outcome, Result]:
     return SpawnChildSignaled(f"Process {name} received signal {end.status}"), end.result
 
 
+def explained(error: Outcome, last_words: str) -> Outcome:
+    """With what the service said last, if it is for the service to explain; the known words first.
+
+    One that was not started, or was stopped, has not said why.
+    """
+    if last_words and isinstance(error, SpawnChildExited | SpawnChildSignaled | TimedOut):
+        return type(error)(f"{error}: {last_words}")
+    return error
+
+
 def timed_out(name: str, seconds: float) -> Outcome:
     """The name was not owned in time."""
     return TimedOut(f"Failed to activate service '{name}': timed out after {seconds:g} s")

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -36,16 +36,17 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator, Mapping
 
-# Bytes that are read in one turn of the event loop, from all services together: a
-# few milliseconds' work if it is nothing but newlines.
+# What is read in one turn of the event loop, from all services together, in bytes and
+# in reads: a few milliseconds' work, if it is nothing but newlines or comes one by one.
 PER_TURN: Final = 16 * 1024
+READS_PER_TURN: Final = 64
 # More than this no pipe holds, unless root has made it larger (pipe(7)).
 LARGEST_PIPE: Final = 1024 * 1024
 
 
 @dataclass(slots=True, eq=False)
 class _Pipe:
-    """The end that we read of a stream of one activation; ``fd`` is -1 once it is closed."""
+    """The end that we read of a stream of one activation."""
 
     fd: int
     log: Log
@@ -64,10 +65,13 @@ class Capture:
     def __init__(self, loop: asyncio.AbstractEventLoop, on_asked: Callable[[Log], None]) -> None:
         self._loop = loop
         self._on_asked = on_asked
-        self._pipes: dict[Log, list[_Pipe]] = {}
-        # Those with something to read, in the order in which the kernel told of them.
-        self._ready: deque[_Pipe] = deque()
-        self._turn: asyncio.Handle | None = None
+        self._pipes: dict[int, _Pipe] = {}
+        # A set of its own within the loop's: the kernel has those that can be read in
+        # the order in which they became so, and "successive epoll_wait() calls will
+        # round robin through the set of ready file descriptors" (epoll_wait(2)).
+        self._readable = select.epoll()
+        self._pause: asyncio.TimerHandle | None = None
+        self._listen()
 
     @contextlib.contextmanager
     def outputs(self, log: Log, activation: int) -> Iterator[Mapping[int, int]]:
@@ -90,62 +94,52 @@ class Capture:
             yield fds
 
     def _open(self, log: Log, activation: int, stream: str) -> int:
+        """A new pipe; returns the service's end."""
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
-            # An open of its own, so that not blocking is ours alone; we must not, since
-            # a service can take from its pipe what we were told is there.
             both = os.open(f"/proc/self/fd/{read}", os.O_RDWR | os.O_CLOEXEC)
-            os.set_blocking(read, False)
         except OSError:
             os.close(read)
             raise
         finally:
             os.close(write)
-        pipe = _Pipe(read, log, activation, stream)
-        self._pipes.setdefault(log, []).append(pipe)
-        self._watch(pipe)
+        # Not blocking is ours alone, since the other end was opened by itself. And we
+        # must not block: a service can take away what we were told is there.
+        os.set_blocking(read, False)
+        self._pipes[read] = _Pipe(read, log, activation, stream)
+        self._readable.register(read, select.EPOLLIN)
         return both
 
     def drain(self, log: Log) -> None:
         """Read all that has been written so far."""
-        for pipe in list(self._pipes.get(log, ())):
+        for fd, _ in self._readable.poll(0):
+            pipe = self._pipes[fd]
             # Once for what is there, and once to see that there will be no more.
-            if self._read(pipe, LARGEST_PIPE):
+            if pipe.log is log and self._read(pipe, LARGEST_PIPE):
                 self._read(pipe, LARGEST_PIPE)
 
     # -- reading ---------------------------------------------------------------
 
-    def _watch(self, pipe: _Pipe) -> None:
-        self._loop.add_reader(pipe.fd, self._on_readable, pipe)
-
-    def _on_readable(self, pipe: _Pipe) -> None:
-        self._loop.remove_reader(pipe.fd)
-        self._ready.append(pipe)
-        if self._turn is None:
-            self._turn = self._loop.call_soon(self._read_some)
+    def _listen(self) -> None:
+        self._loop.add_reader(self._readable, self._read_some)
 
     def _read_some(self) -> None:
         """A bounded amount, from one after the other.
 
         A service that writes faster than that is slowed down by its full pipe. As much
-        time as it took is left to everyone else before the next turn.
+        time as it took is left to everyone else before there is more.
         """
         began = time.monotonic()
         left = PER_TURN
-        while self._ready and left > 0:
-            pipe = self._ready.popleft()
-            if pipe.fd < 0:
-                continue  # drained meanwhile, to its end
-            size = self._read(pipe, PER_TURN)
-            left -= size
-            if size == PER_TURN:
-                self._ready.append(pipe)
-            elif pipe.fd >= 0:
-                self._watch(pipe)
-        self._turn = None
-        if self._ready:
-            delay = time.monotonic() - began
-            self._turn = self._loop.call_later(delay, self._read_some)
+        for _ in range(READS_PER_TURN):
+            ready = self._readable.poll(0, 1)
+            if not ready:
+                return
+            left -= self._read(self._pipes[ready[0][0]], PER_TURN)
+            if left <= 0:
+                break
+        self._loop.remove_reader(self._readable)
+        self._pause = self._loop.call_later(time.monotonic() - began, self._listen)
 
     def _read(self, pipe: _Pipe, most: int) -> int:
         """Read up to so many bytes; closes the pipe at its end.
@@ -157,10 +151,8 @@ class Capture:
             data = os.read(pipe.fd, most)
         except BlockingIOError:
             return 0
-        if data:
-            self._append(pipe, pipe.lines.feed(data))
-        else:
-            self._append(pipe, pipe.lines.finish())
+        self._append(pipe, pipe.lines.feed(data) if data else pipe.lines.finish())
+        if not data:
             self._close(pipe)
         return len(data)
 
@@ -174,18 +166,15 @@ class Capture:
     # -- the end ---------------------------------------------------------------
 
     def _close(self, pipe: _Pipe) -> None:
-        self._loop.remove_reader(pipe.fd)
+        del self._pipes[pipe.fd]
+        self._readable.unregister(pipe.fd)
         os.close(pipe.fd)
-        pipe.fd = -1
-        self._pipes[pipe.log].remove(pipe)
-        if not self._pipes[pipe.log]:
-            del self._pipes[pipe.log]
 
     def close(self) -> None:
         """Read no more."""
-        for pipes in list(self._pipes.values()):
-            for pipe in list(pipes):
-                self._close(pipe)
-        if self._turn is not None:
-            self._turn.cancel()
-            self._turn = None
+        if self._pause is not None:
+            self._pause.cancel()
+        self._loop.remove_reader(self._readable)
+        for pipe in list(self._pipes.values()):
+            self._close(pipe)
+        self._readable.close()

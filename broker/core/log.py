@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from broker.core.lines import MARK, text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from broker.core.clock import Instant
 
@@ -61,6 +61,10 @@ class Log:
         self._most_lines = most_lines
         self._entries: deque[Entry] = deque()
         self._bytes = 0
+        # By stream, of the newest activation. Kept beside the lines, which a flood on
+        # stdout drives out.
+        self._newest = 0
+        self._words: dict[str, str] = {}
 
     def extend(self, lines: Sequence[bytes], at: Instant, activation: int, stream: str) -> None:
         """Append lines; the oldest make room for them."""
@@ -74,6 +78,7 @@ class Log:
             self._bytes += _size(entry)
             while self._bytes > self._most_bytes or len(self._entries) > self._most_lines:
                 self._bytes -= _size(self._entries.popleft())
+        self._note_words(lines, activation, stream)
 
     def after(self, serial: int, count: int = 0) -> tuple[list[Entry], int]:
         """The lines after a serial, of which the newest ``count`` (0 for all), oldest first.
@@ -87,26 +92,25 @@ class Log:
 
     def last_lines(self, activation: int) -> list[str]:
         """The last lines of an activation, cut where they are very long."""
-        newest = islice(self._of(activation), LAST_LINES)
-        return [_cut(entry.text) for entry in newest][::-1]
+        own = (entry for entry in reversed(self._entries) if entry.activation == activation)
+        return [_cut(entry.text) for entry in islice(own, LAST_LINES)][::-1]
 
     def last_words(self, activation: int) -> str:
-        """The last line of an activation that says something, or nothing.
+        """The last line of the newest activation that says something, or nothing.
 
         Of stderr, if there is one: a program that ends writes out what it had kept
         back for stdout, behind its reason.
         """
-        other = ""
-        for entry in self._of(activation):
-            if entry.text.strip():
-                if entry.stream == STDERR:
-                    return _cut(entry.text.strip())
-                other = other or _cut(entry.text.strip())
-        return other
+        words = self._words if activation == self._newest else {}
+        return words.get(STDERR) or words.get(STDOUT, "")
 
-    def _of(self, activation: int) -> Iterator[Entry]:
-        """Newest first."""
-        return (entry for entry in reversed(self._entries) if entry.activation == activation)
+    def _note_words(self, lines: Sequence[bytes], activation: int, stream: str) -> None:
+        if activation > self._newest:
+            self._newest = activation
+            self._words.clear()
+        said = next((line for line in reversed(lines) if line.strip()), None)
+        if said is not None and activation == self._newest:
+            self._words[stream] = _cut(text(said).strip())
 
 
 def _size(entry: Entry) -> int:

@@ -97,9 +97,17 @@ def test_the_last_words_are_standard_errors() -> None:
     log.extend([b"Traceback", b"  it is broken ", b"  "], NOW, 1, STDERR)
     log.extend([b"kept back until the end"], NOW, 1, STDOUT)
     assert log.last_words(1) == "it is broken"
+    log.extend([b"y"] * 2 * MOST_LINES, NOW, 1, STDOUT)
+    assert log.last_words(1) == "it is broken"
     assert log.last_words(2) == ""
-    log.extend([b"another one"], NOW, 2, STDOUT)
-    assert (log.last_words(1), log.last_words(2)) == ("it is broken", "another one")
+
+
+def test_the_last_words_are_the_newest_activations() -> None:
+    log = Log(NAME)
+    log.extend([b"first"], NOW, 1, STDERR)
+    log.extend([b"second"], NOW, 2, STDOUT)
+    log.extend([b"an orphan of the first"], NOW, 1, STDERR)
+    assert log.last_words(2) == "second"
 
 
 @given(st.integers(0, 3 * LAST_LINES), st.integers(0, 2 * LAST_WIDTH))

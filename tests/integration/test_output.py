@@ -287,53 +287,77 @@ async def test_a_log_that_is_not_there(place: Place) -> None:
         assert caught.value.name == f"{FDO}ServiceUnknown"
 
 
+async def test_an_answer_has_all_that_was_written_before_the_question(place: Place) -> None:
+    """More of it than is read in a turn of the broker's loop."""
+    gate, done = place.fifo("gate"), place.fifo("done")
+    add(place, f"cat gate; seq 10000; : >done; exec $SERVICE {NAME}")
+    async with place.serve(CAPTURE) as bus:
+        start = asyncio.create_task(bus.client.call("StartService", "s", NAME))
+        holder = await asyncio.to_thread(open, gate, "wb")
+        bus.kill(signal.SIGSTOP)
+        holder.close()
+        (await asyncio.to_thread(open, done, "rb")).close()
+        question = asyncio.create_task(log(bus, lines=1))
+        await bus.client.bus.call_bus("GetId")  # which comes behind it
+        bus.kill(signal.SIGCONT)
+        assert await question == [[1, "stdout", "10000"]]
+        await start
+
+
 class Follower:
     """A client that reads a log as the interface's description says."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
         self.lines: list[str] = []
-        self.last = 0
         self._changed = asyncio.Event()
 
     def on_signal(self, signal: Signal) -> None:
         """Of ``Client.subscribe``."""
-        if signal.member == "LogAppended" and signal.body[1] > self.last:
+        if signal.member == "LogAppended" and signal.body[1] > len(self.lines):
             self._changed.set()
 
-    async def follow(self, end: str) -> None:
-        """Read until a line."""
-        await self.client.subscribe(self.on_signal)
-        while end not in self.lines:
+    async def follow(self, count: int) -> None:
+        """Read until there are so many lines."""
+        while True:
             self._changed.clear()
-            entries, dropped = await self.client.call("GetLog", "stu", NAME, self.last, 0)
+            after = len(self.lines)
+            entries, dropped = await self.client.call("GetLog", "stu", NAME, after, 0)
             assert dropped == 0
-            for serial, *_, text in entries:
-                assert serial == self.last + 1
-                self.last = serial
-                self.lines.append(text)
-            if end not in self.lines:
-                async with asyncio.timeout(20):
-                    await self._changed.wait()
+            assert [entry[0] for entry in entries] == list(
+                range(after + 1, after + 1 + len(entries))
+            )
+            self.lines += [entry[5] for entry in entries]
+            if len(self.lines) >= count:
+                return
+            async with asyncio.timeout(20):
+                await self._changed.wait()
 
 
 async def test_followers_see_every_line_once(place: Place) -> None:
-    count = 3000  # fewer than are kept
+    rounds, lines = 8, 400  # together fewer than are kept
     fifo = place.fifo("gate")
-    add(place, f"cat gate; for i in $(seq {count}); do echo $i; done; exec $SERVICE {NAME}")
+    write = f"for j in $(seq {lines}); do echo $i-$j; done"
+    add(place, f"for i in $(seq {rounds}); do cat gate; {write}; done; exec $SERVICE {NAME}")
     async with (
         place.serve(CAPTURE) as bus,
         await Client.connect(bus.address) as one,
         await Client.connect(bus.address) as two,
     ):
         followers = [Follower(one), Follower(two)]
-        following = [asyncio.create_task(each.follow(str(count))) for each in followers]
-        call = asyncio.create_task(bus.echo(NAME))
-        await release(fifo)
-        await asyncio.gather(*following)
-        await call
         for each in followers:
-            assert each.lines == [str(number) for number in range(1, count + 1)]
+            await each.client.subscribe(each.on_signal)
+        call = asyncio.create_task(bus.echo(NAME))
+        for number in range(1, rounds + 1):
+            following = [asyncio.create_task(each.follow(number * lines)) for each in followers]
+            # They have asked before there is more, so they must be told of it.
+            await bus.client.call("ListServices")
+            await release(fifo)
+            await asyncio.gather(*following)
+        await call
+        written = [f"{i}-{j}" for i in range(1, rounds + 1) for j in range(1, lines + 1)]
+        for each in followers:
+            assert each.lines == written
 
 
 async def test_nothing_is_said_while_nobody_asks(place: Place) -> None:

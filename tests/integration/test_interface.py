@@ -94,6 +94,7 @@ async def test_the_contract_is_in_the_xml() -> None:
         "GetServiceByPID": ("u", "o"),
         "GetProcess": ("u", "o"),
         "ListServices": ("", "a(sosu)"),
+        "GetLog": ("stu", "a(tttuss)t"),
         "Reload": ("", ""),
         "SetEnvironment": ("as", ""),
         "UnsetEnvironment": ("as", ""),
@@ -105,6 +106,7 @@ async def test_the_contract_is_in_the_xml() -> None:
             "ProcessStarted": "osuus",
             "ProcessExited": "osuiia{sv}",
             "ActivationFailed": "sssa{sv}",
+            "LogAppended": "st",
         }.items()
     )
     contract = {

@@ -112,7 +112,8 @@ class Capture:
 
     def drain(self, log: Log) -> None:
         """Read all that has been written so far."""
-        for fd, _ in self._readable.poll(0):
+        # As many as there are: Python asks for 1023 unless told.
+        for fd, _ in self._readable.poll(0, len(self._pipes) or 1):
             pipe = self._pipes[fd]
             # Once for what is there, and once to see that there will be no more.
             if pipe.log is log and self._read(pipe, LARGEST_PIPE):

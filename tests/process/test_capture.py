@@ -30,6 +30,10 @@ def test_a_flood_is_read_in_turns_and_nobody_waits_for_ever(count: int) -> None:
     assert found["largest"] <= 2 * PER_TURN // 2
 
 
+def test_a_log_is_drained_behind_a_thousand_others() -> None:
+    assert run(capturing.many, 800) == [["stderr", "800"]]
+
+
 def test_no_descriptor_is_lost_nor_left() -> None:
     found = run(capturing.descriptors)
     assert found["lines"] == [["stdout", "1"], ["stderr", "2"], ["stdout", "enough"]]

@@ -130,6 +130,20 @@ async def floods(count: int) -> Any:
         return {"largest": largest, "quiet": lines(quiet)}
 
 
+async def many(count: int) -> Any:
+    """A log that is drained behind many others with something to read."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    capture = capturing()
+    for number in range(1, count + 1):
+        log = Log(NAME)
+        with capture.outputs(log, 1) as fds:
+            os.write(fds[2], b"%d\n" % number)
+    capture.drain(log)
+    capture.close()
+    return lines(log)
+
+
 async def descriptors() -> Any:
     """Every count of descriptors left that is not enough, and what becomes of them."""
     capture = capturing()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.core import lines
@@ -27,6 +27,7 @@ def fed(*chunks: bytes) -> list[bytes]:
     return found + assembled.finish()
 
 
+@settings(deadline=None)
 @given(OUTPUTS, st.lists(st.integers(0, 6 * (LONGEST + 1)), max_size=8))
 def test_any_split_gives_the_same_lines(output: bytes, cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(output)]
@@ -39,6 +40,7 @@ def test_bytes_one_by_one(output: bytes) -> None:
     assert fed(*(bytes([each]) for each in output)) == fed(output)
 
 
+@settings(deadline=None)
 @given(OUTPUTS)
 def test_nothing_is_lost_and_no_line_is_too_long(output: bytes) -> None:
     mark = MARK.encode()

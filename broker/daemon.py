@@ -27,7 +27,14 @@ from broker.core.environment import inherited
 from broker.core.exits import CLD_EXITED
 from broker.engine.base import EngineSettings
 from broker.engine.choose import choose
-from broker.errors import EngineFailed, Outcome, ShuttingDown, StartLimitHit
+from broker.errors import (
+    EngineFailed,
+    KernelRefused,
+    NotReloaded,
+    Outcome,
+    ShuttingDown,
+    StartLimitHit,
+)
 from broker.process import kernel
 from broker.process.supervisor import Supervisor
 
@@ -85,6 +92,7 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         engine, program = choose(config.engine)
         kernel.become_subreaper()
+        self._signal_fd = kernel.open_signalfd([signal.SIGCHLD])
         self.config = config
         self.bus_address = ""
         self._loop = asyncio.get_running_loop()
@@ -97,6 +105,7 @@ class Daemon:
         self._problems: set[str] = set()
         self._reloading = asyncio.Lock()
         self._next_reload: asyncio.Task[None] | None = None
+        self._early: list[tuple[str, Token]] | None = []
         self._publisher: Publisher | None = None
         self.supervisor = Supervisor(self._loop, self)
         self._activator = Activator(config.limits, self.supervisor, self, output=config.output)
@@ -119,10 +128,30 @@ class Daemon:
         """Start the bus and take our place on it; then clients can be served.
 
         Raises:
-            Fault: there is no bus, and nothing of it is left.
+            Fault: there is no bus; ``stop`` ends what there is of it.
         """
-        self._loop.add_reader(self._open_signals(), self._on_signals)
-        self._activator.set_descriptors(self._load())
+        starting = self._loop.create_task(self._start())
+        ended = self._loop.create_task(self._ended.wait())
+        try:
+            await asyncio.wait({starting, ended}, return_when=asyncio.FIRST_COMPLETED)
+            # Whoever talked to the bus that has ended knows best why, but on a socket
+            # that was passed to us could wait for its answer for ever.
+            await asyncio.wait({starting}, timeout=ENGINE_STOP_TIMEOUT)
+            await (starting if starting.done() else self.wait())
+        finally:
+            starting.cancel()
+            ended.cancel()
+            await asyncio.gather(starting, ended, return_exceptions=True)
+
+    async def _start(self) -> None:
+        # A client may be served before we are, and on a socket that was passed to us
+        # it is: what it asks for waits until we have our place.
+        await self._reloading.acquire()
+        self._loop.add_reader(self._signal_fd, self._on_signals)
+        try:
+            self._activator.set_descriptors(self._load())
+        except NotReloaded as e:
+            raise KernelRefused(str(e)) from e
         await self._engine.start(self.units.keys())
         listening = str(self.config.listener.address)
         try:
@@ -132,14 +161,14 @@ class Daemon:
             await self._serve()
         except Outcome as e:
             raise EngineFailed(f"{self._engine.version} does not serve us: {e}") from e
+        self._reloading.release()
+        early, self._early = self._early, None
+        for name, token in early or ():
+            self._activator.requested(name, token)
         # What there is now stays: no collection need look at it again, and none of
         # them is long enough to be felt in the middle of an activation.
         gc.collect()
         gc.freeze()
-
-    def _open_signals(self) -> int:
-        self._signal_fd = kernel.open_signalfd([signal.SIGCHLD])
-        return self._signal_fd
 
     def _on_signals(self) -> None:
         kernel.read_signalfd(self._signal_fd)
@@ -167,7 +196,7 @@ class Daemon:
             "RequestName", "su", [paths.BUS_NAME, DO_NOT_QUEUE]
         )
         if answer != PRIMARY_OWNER:
-            raise EngineFailed(f"somebody else owns {paths.BUS_NAME} on a bus that is our own")
+            raise EngineFailed(f"somebody else owns {paths.BUS_NAME} already")
         for unit in self.units.values():
             publisher.add_service(unit, announce=False)
         publisher.flush()  # nobody listens yet: what there is now is no news
@@ -324,7 +353,10 @@ class Daemon:
 
     def activation_requested(self, name: str, token: Token) -> None:
         """Of ``EngineEvents``."""
-        self._activator.requested(name, token)
+        if self._early is None:
+            self._activator.requested(name, token)
+        else:
+            self._early.append((name, token))
 
     def environment_updated(self, changes: Mapping[str, str]) -> None:
         """Of ``EngineEvents``."""

@@ -177,6 +177,10 @@ class DescriptorError(Outcome):
         self.reason = reason
 
 
+class NotReloaded(Outcome):
+    """Descriptors cannot be read again now, or the bus cannot be told of them."""
+
+
 class Fault(Exception):  # noqa: N818 - see Outcome
     """What the broker cannot go on after; ``exit_status`` is the program's."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from broker.core.printable import printable
-from broker.errors import DescriptorError
+from broker.errors import DescriptorError, NotReloaded
 
 from .descriptor import Descriptor, PlaceholderError, read
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 _SUFFIX = ".service"
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,10 @@ def load(directories: Sequence[Directory], *, report_shadowed: bool = False) -> 
     (dbus-daemon takes what readdir returns first, which differs from one machine to the next.)
     The files that lose within one directory are a problem each, since somebody did not mean that;
     a lower directory's is the normal use of the order, and one with ``report_shadowed`` only.
+
+    Raises:
+        NotReloaded: The system is short of something that the reading of any file needs: a
+            catalog without the files that it could not read would be taken for a smaller one.
     """
     entries: dict[str, Descriptor] = {}
     problems: list[DescriptorError] = []
@@ -82,6 +88,8 @@ def load(directories: Sequence[Directory], *, report_shadowed: bool = False) -> 
         higher = frozenset(entries)
         for found in _descriptors(directory):
             if isinstance(found, DescriptorError):
+                if isinstance(found.__cause__, OSError) and found.__cause__.errno in _SHORTAGES:
+                    raise NotReloaded(f"cannot read the descriptors: {found}") from found
                 problems.append(found)
             elif found.name not in entries:
                 entries[found.name] = found

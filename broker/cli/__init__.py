@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 from typing import Final
 
@@ -49,13 +51,23 @@ def cli() -> None:
     """A D-Bus activation broker: the parent of every service on a message bus."""
 
 
+def complain(text: str) -> None:
+    """A line on standard error, which may be full or closed: then nobody can be told.
+
+    Not by print: what it could not write stays in Python's buffer, is tried again at
+    the end, and makes the exit status 120.
+    """
+    with contextlib.suppress(OSError):
+        os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
+
+
 def main() -> None:
     """Run the command; expected failures become one line on stderr."""
     try:
         cli(prog_name=PROGRAM)
     except Fault as e:
-        print(f"{PROGRAM}: {e}", file=sys.stderr)
+        complain(f"{PROGRAM}: {e}")
         sys.exit(e.exit_status)
     except Outcome as e:
-        print(f"{PROGRAM}: {e}", file=sys.stderr)
+        complain(f"{PROGRAM}: {e}")
         sys.exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 
 from broker.activation import Limits, Output
 from broker.catalog.catalog import Directory, standard_directories
+from broker.cli import PROGRAM, complain
 from broker.daemon import Config
 from broker.engine.choose import CHOICES
 from broker.errors import BadConfiguration
@@ -91,6 +93,11 @@ def config(listener: Listener, environ: Mapping[str, str], options: dict[str, An
     directories = [Directory(each, strict=False) for each in own]
     if options["standard_services"] or not own:
         directories += standard_directories(environ)
+    for timeout in ("activation_timeout", "stop_timeout"):
+        if math.isnan(options[timeout]):
+            raise click.BadParameter(
+                "nan is no number of seconds", param_hint=f"--{timeout.replace('_', '-')}"
+            )
     return Config(
         listener=listener,
         directories=directories,
@@ -125,4 +132,12 @@ def environment() -> dict[str, str]:
 
 def log_to_stderr() -> None:
     """Diagnostics, one line each, with the program's name in front."""
-    logging.basicConfig(format="dbus-activator: %(message)s", level=logging.WARNING)
+    logging.basicConfig(
+        format=f"{PROGRAM}: %(message)s", level=logging.WARNING, handlers=[_Complaints()]
+    )
+
+
+class _Complaints(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it, if it can be written."""
+        complain(self.format(record))

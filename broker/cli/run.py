@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from broker.cli import options
+from broker.cli import PROGRAM, complain, options
 from broker.core.exits import CLD_EXITED
 from broker.engine import listen
 from broker.errors import Fault
+from broker.process.kernel import shortage_is_fault
 from broker.process.signals import open_standard_streams
 from broker.process.spawn import SpawnRefusedError
 from broker.session import Ended, Leak, run
@@ -49,10 +50,10 @@ def command(argv: tuple[str, ...], *, fail_on_leak: bool, **chosen: Any) -> None
     options.log_to_stderr()
     environ = options.environment()
     try:
-        with closing(listen.private(environ)) as listener:
+        with shortage_is_fault(), closing(listen.private(environ)) as listener:
             ended = run(options.config(listener, environ, chosen), argv)
     except (Fault, SpawnRefusedError) as e:
-        print(f"dbus-activator: {e}", file=sys.stderr)
+        complain(f"{PROGRAM}: {e}")
         sys.exit(OWN_FAILURE)
     sys.exit(_report(ended, fail_on_leak=fail_on_leak))
 
@@ -69,11 +70,10 @@ def _report(ended: Ended, *, fail_on_leak: bool) -> int:
 def _print_leaks(leaks: Sequence[Leak]) -> None:
     many = f"{len(leaks)} process{'es' * (len(leaks) > 1)}"
     verb = "were" if len(leaks) > 1 else "was"
-    print(f"dbus-activator: {many} outlived the command and {verb} killed", file=sys.stderr)
+    complain(f"{PROGRAM}: {many} outlived the command and {verb} killed")
     for leak in leaks:
         adopted = " (adopted)" if leak.adopted else ""
-        print(
+        complain(
             f"  {leak.service or '-'}  pid {leak.pid}{adopted}  {' '.join(leak.command)}"
-            f"   age {leak.age:.1f}s",
-            file=sys.stderr,
+            f"   age {leak.age:.1f}s"
         )

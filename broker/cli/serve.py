@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
-import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from broker.engine.listen import Listener
+
+log = logging.getLogger(__name__)
 
 SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
@@ -65,10 +67,11 @@ def command(
     environ = options.environment()
     for fd in (print_address, print_pid):
         _check_open(fd)
+    signals.open_standard_streams()
     signals.take_over(SIGNALS)
     passed = notify.passed_descriptor(environ)
     close_on_exec()
-    with closing(_listener(passed, where, environ)) as listener:
+    with kernel.shortage_is_fault(), closing(_listener(passed, where, environ)) as listener:
         config = options.config(listener, environ, chosen)
         asyncio.run(_serve(config, print_address, print_pid))
 
@@ -82,9 +85,9 @@ def _listener(passed: int | None, where: str | None, environ: Mapping[str, str])
 
 
 async def _serve(config: Config, print_address: int | None, print_pid: int | None) -> None:
+    fd = kernel.open_signalfd(SIGNALS)
     daemon = Daemon(config)
     loop = asyncio.get_running_loop()
-    fd = kernel.open_signalfd(SIGNALS)
     stopping = loop.create_task(_first(daemon, fd))
     serving = loop.create_task(_bus(daemon, print_address, print_pid))
     try:
@@ -113,16 +116,21 @@ async def _bus(daemon: Daemon, print_address: int | None, print_pid: int | None)
 async def _first(daemon: Daemon, fd: int) -> None:
     """Return at the first signal that asks us to end."""
     loop = asyncio.get_running_loop()
-    arrived: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    ending = asyncio.Event()
+    reloads: set[asyncio.Task[None]] = set()
 
     def on_signal() -> None:
         for number, _ in kernel.read_signalfd(fd):
-            arrived.put_nowait(number)
+            if number == signal.SIGHUP:
+                # Not waited for: a bus that hangs would keep us from the next signal.
+                reloads.add(task := loop.create_task(_reload(daemon)))
+                task.add_done_callback(reloads.discard)
+            else:
+                ending.set()
 
     loop.add_reader(fd, on_signal)
     try:
-        while await arrived.get() == signal.SIGHUP:
-            await _reload(daemon)
+        await ending.wait()
     finally:
         loop.remove_reader(fd)
 
@@ -131,7 +139,7 @@ async def _reload(daemon: Daemon) -> None:
     try:
         await daemon.reload()
     except Outcome as e:
-        print(f"dbus-activator: not reloaded: {e}", file=sys.stderr)
+        log.error("not reloaded: %s", e)
 
 
 def _check_open(fd: int | None) -> None:
@@ -149,6 +157,10 @@ def _print(fd: int | None, text: str) -> None:
     """
     if fd is None:
         return
-    os.write(fd, f"{text}\n".encode())
+    try:
+        os.write(fd, f"{text}\n".encode())
+    except OSError as e:
+        # Whoever waits for it would do so for ever.
+        raise BadConfiguration(f"cannot print on descriptor {fd}: {e.strerror}") from e
     if fd > 2:
         os.close(fd)

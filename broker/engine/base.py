@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 START_TIMEOUT: Final = 20.0
 # For what an engine that has failed still has to say; one that hangs says nothing.
 LAST_WORDS_TIMEOUT: Final = 1.0
+# A version and an address have a tenth of it; another program may print without end.
+MAX_PRINTED: Final = 4096
 
 
 class EngineEvents(Protocol):
@@ -145,12 +147,15 @@ class Engine(ABC):
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
             self._spawn_program([self.settings.program, "--version"], {1: write})
+        except EngineFailed:
+            os.close(read)
+            raise
         finally:
             os.close(write)
         output = await read_pipe(read, b"")
         match = re.search(pattern, output)
         if match is None:
-            raise EngineFailed(f"{self.settings.program} --version printed {output!r}")
+            raise EngineFailed(f"{self.settings.program} --version printed {output[:200]!r}")
         return match[1]
 
 
@@ -194,6 +199,8 @@ class Complaints:
 async def read_pipe(fd: int, until: bytes) -> str:
     """Text from a pipe, which is closed then, up to its end or to ``until``.
 
+    What is longer than ``MAX_PRINTED`` is not read to its end.
+
     Raises:
         EngineFailed: neither came within ``START_TIMEOUT``.
     """
@@ -205,7 +212,8 @@ async def read_pipe(fd: int, until: bytes) -> str:
     def on_readable() -> None:
         chunk = os.read(fd, 4096)
         data.extend(chunk)
-        if (not chunk or (until and until in data)) and not done.done():
+        whole = not chunk or (until and until in data) or len(data) > MAX_PRINTED
+        if whole and not done.done():
             done.set_result(None)
 
     loop.add_reader(fd, on_readable)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,7 @@ from broker.bus.connection import Connection
 from broker.engine.base import START_TIMEOUT, Engine
 from broker.errors import (
     EngineMissing,
+    NoReply,
     Outcome,
     RemoteError,
     ShuttingDown,
@@ -88,6 +90,31 @@ def policy(version: int, uid: int) -> Variant:
     return Variant(_POLICY_30, value)
 
 
+class _InvalidConfig(Outcome):
+    """The one error that is taken in answer to ReloadConfig; its text is dropped."""
+
+    dbus_name = f"{BUS}Controller.Error.InvalidConfig"
+
+
+# Its own descriptors: two for events, the log's, ours, the listening one, and some to spare.
+_OWN_FDS: Final = 32
+
+
+def max_fds(limit: int, uid: int) -> int:
+    """How many descriptors the bus may hold for one user; each connection is one.
+
+    Up to version 37 it ends when its own table is full, which any client could do to
+    it by opening connections. So its quota must be used up first: then the client is
+    turned away.
+
+    Args:
+        limit: RLIMIT_NOFILE of the bus.
+        uid: ours; root may connect as well, and has as many.
+    """
+    users = 1 if uid == 0 else 2
+    return max(8, min(65536, (limit - _OWN_FDS) // users))
+
+
 class DBusBroker(Engine):
     """dbus-broker, versions 30 and newer."""
 
@@ -116,11 +143,7 @@ class DBusBroker(Engine):
                     self.settings.program,
                     "--controller=3",
                     f"--machine-id={self.settings.machine_id}",
-                    # All of them are cut to 32 bits; 128 descriptors, its own default,
-                    # would be 128 connections.
-                    "--max-bytes=1000000000",
-                    "--max-fds=65536",
-                    "--max-matches=1000000",
+                    *limits(),
                 ],
                 {3: theirs.fileno()},
             )
@@ -155,8 +178,11 @@ class DBusBroker(Engine):
         )
         serial = self._controller.send_with_fds(message, [listening.fileno()])
         self._controller.expect(serial, answer.set_result)
-        async with asyncio.timeout(START_TIMEOUT):
-            reply = await answer
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                reply = await answer
+        except TimeoutError:
+            raise NoReply(f"no answer to AddListener within {START_TIMEOUT:g} s") from None
         if isinstance(reply, Outcome):
             raise reply
 
@@ -174,11 +200,11 @@ class DBusBroker(Engine):
             self._names[name], self._paths[path] = path, name
             # The uid is whom queued messages are charged to; -1 is nobody's quota.
             calls.append(self._send(BROKER, "Broker", "AddName", "osu", [path, name, 0xFFFFFFFF]))
-        for reason in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(reason, Outcome):
-                log.error("dbus-broker refuses a name: %s", reason)
-            elif isinstance(reason, BaseException):
-                raise reason
+        for answer in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(answer, RemoteError):
+                log.error("dbus-broker refuses a name: %s", answer.name)
+            elif isinstance(answer, BaseException):
+                raise answer
 
     async def _send(
         self, path: str, interface: str, member: str, signature: str = "", body: Any = None
@@ -239,13 +265,20 @@ class DBusBroker(Engine):
         try:
             await self.events.reload_requested()
         except Outcome as e:
-            # The one error that it takes; its text is dropped, so it is logged.
             log.error("the configuration was not reloaded: %s", e)
-            self._controller.send(
-                Message.new_error(call, f"{BUS}Controller.Error.InvalidConfig", "")
-            )
+            self._controller.reply_error(call, _InvalidConfig())
         else:
             self._controller.reply(call)
+
+
+def limits() -> list[str]:
+    """Its options for these; all of them are cut to 32 bits."""
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return [
+        "--max-bytes=1000000000",
+        f"--max-fds={max_fds(limit, os.getuid())}",
+        "--max-matches=1000000",
+    ]
 
 
 def _call(path: str, interface: str, member: str, signature: str, body: list[Any]) -> Message:

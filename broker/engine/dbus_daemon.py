@@ -13,6 +13,7 @@ another signature: both are impossible below.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -24,7 +25,7 @@ from broker.bus.codec import Message, MessageType
 from broker.bus.connection import Connection
 from broker.engine.base import START_TIMEOUT, Engine, read_pipe
 from broker.engine.listen import private_directory
-from broker.errors import EngineFailed, Outcome, UnknownMethod, UnknownObject
+from broker.errors import EngineFailed, NotReloaded, Outcome, UnknownMethod, UnknownObject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -45,6 +46,8 @@ MANAGER: Final = "org.freedesktop.systemd1.Manager"
 DO_NOT_QUEUE: Final = 4
 PRIMARY_OWNER: Final = 1
 
+# Its limits are of this type; another value would keep it from starting.
+_INT_MAX: Final = 2**31 - 1
 # The limits of dbus-daemon's own session.conf, where they differ from its
 # built-in ones for a system bus: one user's session is not protected from itself.
 _LIMITS: Final = {
@@ -115,9 +118,13 @@ class DBusDaemon(Engine):
         self.version = "dbus-daemon " + await self._read_version(r"Daemon (\S+)")
         self._directory = private_directory(os.environ)
         self._services = os.path.join(self._directory, "services")
-        os.mkdir(self._services)
-        self._write_services(frozenset(names))
-        self._config = self._write_config()
+        self._config = os.path.join(self._directory, "bus.conf")
+        try:
+            os.mkdir(self._services)
+            self._write_services(frozenset(names))
+            self._write_config()
+        except OSError as e:
+            raise EngineFailed(f"cannot write {e.filename or self._directory}: {e.strerror}") from e
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
             self.pid = self._launch_on(write)
@@ -131,11 +138,11 @@ class DBusDaemon(Engine):
         except Outcome as e:
             raise await self._failed(f"does not hand activations over: {e}") from e
 
-    def _write_config(self) -> str:
-        limits = _LIMITS | {"service_start_timeout": round(self.settings.start_timeout * 1000)}
-        path = os.path.join(self._directory, "bus.conf")
+    def _write_config(self) -> None:
+        patience = min(round(min(self.settings.start_timeout, _INT_MAX) * 1000), _INT_MAX)
+        limits = _LIMITS | {"service_start_timeout": patience}
         listener = self.settings.listener
-        with open(path, "w", encoding="utf-8") as file:
+        with open(self._config, "w", encoding="utf-8") as file:
             file.write(
                 _CONFIG.format(
                     # systemd: is its address for a socket that it is given.
@@ -148,7 +155,6 @@ class DBusDaemon(Engine):
                     ),
                 )
             )
-        return path
 
     def _launch_on(self, print_fd: int) -> int:
         argv = [
@@ -177,19 +183,25 @@ class DBusDaemon(Engine):
         await link.call_bus("AddMatch", "s", [rule])
         (answer,) = await link.call_bus("RequestName", "su", [SYSTEMD, DO_NOT_QUEUE])
         if answer != PRIMARY_OWNER:
-            raise EngineFailed(f"somebody else owns {SYSTEMD} on a bus that nobody knows yet")
+            # A client that was on the socket before us, which somebody passed.
+            raise EngineFailed(f"somebody else owns {SYSTEMD} already")
 
     async def set_names(self, names: Collection[str]) -> None:
         """Write and remove files, then ReloadConfig, which returns when they are known."""
         wanted = frozenset(names)
         if wanted != self._names:
             assert self._link is not None
-            self._write_services(wanted)
+            try:
+                self._write_services(wanted)
+            except OSError as e:
+                # Whoever cleans up /tmp may have taken the directory, or the disk is full.
+                what = e.filename or self._services
+                raise NotReloaded(f"cannot write {what}: {e.strerror}") from e
             await self._link.call_bus("ReloadConfig")
 
     def _write_services(self, wanted: frozenset[str]) -> None:
         for name in self._names - wanted:
-            os.unlink(self._file(name))
+            _unlink(self._file(name))
         for name in wanted - self._names:
             # The directory is watched: a file must be whole when its name appears.
             whole = self._file(name) + ".new"
@@ -213,7 +225,8 @@ class DBusDaemon(Engine):
                 interface=ACTIVATOR,
                 member="ActivationFailure",
                 signature="sss",
-                body=[name, error.dbus_name, str(error)],
+                # A NUL would make it take us for hostile, and hang up.
+                body=[name, error.dbus_name, str(error).replace("\0", "\\0")],
             )
         )
 
@@ -224,10 +237,14 @@ class DBusDaemon(Engine):
             self._link.on_closed = lambda: None
             self._link.close()
         if self._directory:
-            self._write_services(frozenset())
-            os.rmdir(self._services)
-            os.unlink(self._config)
-            os.rmdir(self._directory)
+            try:
+                for name in os.listdir(self._services):
+                    _unlink(os.path.join(self._services, name))
+                os.rmdir(self._services)
+                _unlink(self._config)
+                os.rmdir(self._directory)
+            except OSError as e:
+                log.warning("%s is left: %s", self._directory, e.strerror)
 
     # -- what it says ----------------------------------------------------------
 
@@ -247,8 +264,8 @@ class DBusDaemon(Engine):
             ACTIVATOR,
             "ActivationRequest",
         ):
-            if message.body[0] in self._names:
-                self.events.activation_requested(message.body[0], next(self._tokens))
+            # Of a name that has been taken back since, too: nobody else would end its wait.
+            self.events.activation_requested(message.body[0], next(self._tokens))
         elif from_driver and message.member == "ActivatableServicesChanged":
             self._reload_again = True
             if self._reload_task is None or self._reload_task.done():
@@ -270,6 +287,11 @@ class DBusDaemon(Engine):
                 await self.events.reload_requested()
             except Outcome as e:
                 log.warning("the configuration was not reloaded: %s", e)
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _element(tag: str, text: str) -> str:

@@ -72,7 +72,10 @@ def from_descriptor(fd: int) -> Listener:
     Raises:
         BadConfiguration: it is no listening Unix stream socket.
     """
-    sock = socket.socket(fileno=fd)
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as e:
+        raise BadConfiguration(f"descriptor {fd} of LISTEN_FDS: {e.strerror}") from e
     name = sock.getsockname() if sock.family == socket.AF_UNIX else ""
     if (
         sock.family != socket.AF_UNIX
@@ -137,10 +140,11 @@ def private_directory(environ: Mapping[str, str]) -> str:
         if parent and len(parent) < 70 and os.access(parent, os.W_OK | os.X_OK):
             # mkdir fails if anything has the name, a link of somebody's included.
             directory = os.path.join(parent, f"dbus-activator-{os.urandom(6).hex()}")
-            os.mkdir(directory, 0o700)
-            return directory
+            with contextlib.suppress(OSError):  # a full disk; the other may be on another
+                os.mkdir(directory, 0o700)
+                return directory
     raise PermissionRefused(
-        "no directory for the bus: neither XDG_RUNTIME_DIR nor /tmp is writable"
+        "no directory for the bus: neither XDG_RUNTIME_DIR nor /tmp can be written"
     )
 
 
@@ -174,6 +178,7 @@ def _check_free(address: Address) -> None:
     if len(os.fsencode(name)) > _MAX_PATH:
         raise BadConfiguration(f"--address: longer than {_MAX_PATH} bytes: {address}")
     probe = socket.socket(socket.AF_UNIX)
+    probe.setblocking(False)  # a full queue is somebody's who hangs, not one to wait in
     try:
         probe.connect(name)
     except ConnectionRefusedError:
@@ -183,6 +188,8 @@ def _check_free(address: Address) -> None:
             _unlink(name)
     except FileNotFoundError:
         _check_directory(address, name)
+    except BlockingIOError:
+        raise _refusal(address, OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))) from None
     except OSError as e:
         raise _refusal(address, e) from e
     except ValueError as e:

@@ -22,7 +22,7 @@ import logging
 import os
 from typing import Final
 
-from broker.process import procfs
+from broker.process import procfs, spare
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +81,12 @@ class Cgroups:
 
     def _move(self, path: str) -> None:
         # os.open and os.write: a file object's buffer would hide the kernel's refusal.
-        fd = os.open(f"{self._mount}{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, b"0")
-        finally:
-            os.close(fd)
+        with spare.room():
+            fd = os.open(f"{self._mount}{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, b"0")
+            finally:
+                os.close(fd)
 
     def _leave(self) -> None:
         """Make no more; whoever is spawned next must not be born in an old one."""
@@ -117,11 +118,12 @@ class Cgroups:
         """Remove the directory of an activation that has ended."""
         if self._mount is None or path == self.current:
             return
-        for directory, _, _ in os.walk(self._mount + path, topdown=False):
-            try:
-                os.rmdir(directory)
-            except OSError as e:
-                log.info("cgroup %s stays: %s", directory, e.strerror)
+        with spare.room():
+            for directory, _, _ in os.walk(self._mount + path, topdown=False):
+                try:
+                    os.rmdir(directory)
+                except OSError as e:
+                    log.info("cgroup %s stays: %s", directory, e.strerror)
 
     def close(self) -> None:
         """Go back to where we came from, and leave no directory of ours empty behind."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
 import signal
 from typing import TYPE_CHECKING, Final
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from broker.errors import KernelRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -19,8 +21,25 @@ PR_SET_CHILD_SUBREAPER: Final = 36
 PR_GET_CHILD_SUBREAPER: Final = 37
 # sizeof(sigset_t) in glibc and musl; the kernel reads the first 8 bytes.
 _SIGSET_BYTES: Final = 128
+# Of descriptors, here and in the whole system, of memory, and of room on a disk.
+_SHORTAGES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
 # sizeof(struct signalfd_siginfo): "The read(2) returns … one or more structures".
 SIGINFO_BYTES: Final = 128
+
+
+@contextlib.contextmanager
+def shortage_is_fault() -> Iterator[None]:
+    """Make the system's shortage of something, met anywhere within, a Fault that says of what.
+
+    For the beginning of a session: once it is there, a shortage costs one activation.
+    """
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in _SHORTAGES:
+            raise
+        what = f": {e.filename}" if e.filename else ""
+        raise KernelRefused(f"the system does not let us work: {e.strerror}{what}") from e
 
 
 def _prctl(option: int, argument: object) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import Final
+
+from broker.process import spare
 
 TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 # A kernel may lack CONFIG_PROC_CHILDREN.
@@ -32,18 +35,36 @@ def read(path: str) -> bytes | None:
     when thousands of processes end at once.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
+        return _read(path)
+    except OSError as e:
+        if e.errno not in spare.FULL:
+            return None
+    with spare.room(), contextlib.suppress(OSError):
+        return _read(path)
+    return None
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         chunks = []
         while chunk := os.read(fd, 65536):
             chunks.append(chunk)
-    except OSError:
-        return None
     finally:
         os.close(fd)
     return b"".join(chunks)
+
+
+def _names(directory: str) -> list[str]:
+    """What a directory of /proc holds; nothing if its process has gone."""
+    try:
+        return os.listdir(directory)
+    except OSError as e:
+        if e.errno not in spare.FULL:
+            return []
+    with spare.room(), contextlib.suppress(OSError):
+        return os.listdir(directory)
+    return []
 
 
 def stat(pid: int) -> Stat | None:
@@ -96,11 +117,7 @@ def children() -> list[int]:
 def children_of(pid: int) -> list[int]:
     """The children of any process; none if it has gone."""
     found = []
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return []
-    for thread in threads:
+    for thread in _names(f"/proc/{pid}/task"):
         data = read(f"/proc/{pid}/task/{thread}/children")
         if data is None and not _HAS_CHILDREN:
             return _children_by_parent(pid)
@@ -110,7 +127,7 @@ def children_of(pid: int) -> list[int]:
 
 def _children_by_parent(parent: int) -> list[int]:
     found = []
-    for name in os.listdir("/proc"):
+    for name in _names("/proc"):
         about = stat(int(name)) if name.isdigit() else None
         if about is not None and about.ppid == parent:
             found.append(int(name))

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from broker.core import environment
 from broker.core.exits import Result
-from broker.errors import LimitsExceeded, Outcome, SpawnExecFailed, SpawnFailed
+from broker.errors import KernelRefused, LimitsExceeded, Outcome, SpawnExecFailed, SpawnFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -157,9 +157,16 @@ def close_on_exec() -> list[int]:
 
     Returns:
         those that were inheritable, standard input and outputs excepted.
+
+    Raises:
+        KernelRefused: there is no /proc, without which no orphan would be found either.
     """
     inherited = []
-    for name in os.listdir("/proc/self/fd"):
+    try:
+        names = os.listdir("/proc/self/fd")
+    except FileNotFoundError as e:
+        raise KernelRefused("/proc is not mounted") from e
+    for name in names:
         fd = int(name)
         try:
             if fd > 2 and os.get_inheritable(fd):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from broker.core.attribution import Attribution, Evidence, Marks, Origin
 from broker.core.processes import Process, Processes, Usage
-from broker.process import clock, procfs, reaper, tag
+from broker.process import clock, procfs, reaper, spare, tag
 from broker.process.cgroup import Cgroups
 from broker.process.spawn import Program, SpawnRefusedError, spawn
 from broker.process.tag import Tagger
@@ -65,6 +65,7 @@ class Supervisor:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, events: ProcessEvents) -> None:
+        spare.hold()
         self.processes = Processes()
         self._loop = loop
         self._events = events
@@ -355,20 +356,22 @@ class Supervisor:
             # Our own child: its PID is its own until we reap it.
             os.kill(pid, number)
             return
-        fd = os.pidfd_open(pid)
-        try:
-            # The PID may have been given to somebody else since it was listed; the
-            # descriptor holds whoever has it now, so now is the time to look. Its
-            # parent may have ended since, and left it to us.
-            if os.getpid() not in _ancestors(pid):
-                raise ProcessLookupError(f"process {pid} is not below us")
-            signal.pidfd_send_signal(fd, number)
-        finally:
-            os.close(fd)
+        with spare.room():
+            fd = os.pidfd_open(pid)
+            try:
+                # The PID may have been given to somebody else since it was listed; the
+                # descriptor holds whoever has it now, so now is the time to look. Its
+                # parent may have ended since, and left it to us.
+                if os.getpid() not in _ancestors(pid):
+                    raise ProcessLookupError(f"process {pid} is not below us")
+                signal.pidfd_send_signal(fd, number)
+            finally:
+                os.close(fd)
 
     def close(self) -> None:
         """Leave the cgroups."""
         self._cgroups.close()
+        spare.let_go()
 
 
 def _ancestors(pid: int) -> Iterator[int]:

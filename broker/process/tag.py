@@ -16,10 +16,11 @@ which runs as somebody's service can number its own activations within it.
 
 from __future__ import annotations
 
-import os
 import re
 import resource
 from typing import Final
+
+from broker.process import procfs
 
 RLIMIT_LOCKS: Final = 10  # <asm-generic/resource.h>; the resource module has no name for it
 
@@ -86,14 +87,5 @@ def read(pid: int) -> int | None:
 
 
 def _read_file(pid: int) -> int | None:
-    try:
-        fd = os.open(f"/proc/{pid}/limits", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        match = _LIMIT_LINE.search(os.read(fd, 8192))
-    except ProcessLookupError:
-        return None
-    finally:
-        os.close(fd)
+    match = _LIMIT_LINE.search(procfs.read(f"/proc/{pid}/limits") or b"")
     return int(match[1]) if match and match[1] != b"unlimited" else None

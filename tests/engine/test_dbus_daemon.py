@@ -2,18 +2,70 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import shutil
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 
 import pytest
 
+from broker.errors import Outcome
+from tests.engine.running import make, running
 from tests.engine.test_dbus_broker import outcomes
 
 if TYPE_CHECKING:
-    from broker.errors import Outcome
+    from pathlib import Path
 
 
 @pytest.mark.parametrize("outcome", outcomes())
 def test_every_error_name_is_valid(outcome: type[Outcome]) -> None:
     assert re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", outcome.dbus_name, re.ASCII)
     assert len(outcome.dbus_name) <= 255
+
+
+def directory_of(place: Path) -> Path:
+    """What was made for the engine."""
+    (found,) = place.glob("dbus-activator-*")
+    return found
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("seconds", [0.1, 30, 1e9, 1e300, float("inf")])
+async def test_its_limits_are_integers_that_it_takes(place: Path, seconds: float) -> None:
+    engine, _, started = make("dbus-daemon", place)
+    engine.settings = dataclasses.replace(engine.settings, start_timeout=seconds)
+    try:
+        await engine.start([])
+        limits = ET.parse(directory_of(place) / "bus.conf").findall("limit")
+        assert len(limits) == 15
+        assert all(0 < int(limit.text or "") < 2**31 for limit in limits)
+    finally:
+        engine.stop()
+        started.end()
+        engine.settings.listener.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("lost", ["everything", "services", "a service", "configuration"])
+async def test_whoever_cleans_up_its_directory_costs_the_reload_alone(
+    place: Path, lost: str
+) -> None:
+    async with running("dbus-daemon", place, ["org.x.One"]) as (engine, events, client):
+        directory = directory_of(place)
+        if lost == "configuration":
+            (directory / "bus.conf").unlink()
+        elif lost == "a service":
+            (directory / "services" / "org.x.One.service").unlink()
+        else:
+            shutil.rmtree(directory if lost == "everything" else directory / "services")
+        if lost == "a service":
+            await engine.set_names(["org.x.Two"])
+        else:
+            with pytest.raises(Outcome):
+                await engine.set_names(["org.x.Two"])
+        await client.drain()
+        assert events.gone == []
+        # What the test has left of it is all that there is to be removed.
+        if lost in ("everything", "services"):
+            shutil.rmtree(directory, ignore_errors=True)

@@ -58,6 +58,8 @@ ENGINE_PATIENCE: Final = 10.0
 # For the engine to end after SIGTERM, and for callers to take their last
 # answers; it is killed, or they are left, after that.
 ENGINE_STOP_TIMEOUT: Final = 2.0
+# For the process of an engine that has closed its connections to end as well.
+ENGINE_EXIT_TIMEOUT: Final = 0.5
 # So often SIGKILL is sent at the end to whatever forks faster than it is found.
 KILL_ROUNDS: Final = 250
 
@@ -368,6 +370,10 @@ class Daemon:
 
     def engine_gone(self, reason: str) -> None:
         """Of ``EngineEvents``."""
+        # How its process ended says more, and comes a moment later.
+        self._loop.call_later(ENGINE_EXIT_TIMEOUT, self._end_with_engine, reason)
+
+    def _end_with_engine(self, reason: str) -> None:
         if not self._closing:
             self._end(EngineFailed(f"the message bus has ended: {reason}"))
 
@@ -384,7 +390,7 @@ class Daemon:
             self._publisher.process_exited(process, forgotten)
         if process.pid == self._engine.pid:
             how = "status" if process.exit.code == CLD_EXITED else "signal"
-            self.engine_gone(f"{self._engine.version} ended with {how} {process.exit.status}")
+            self._end_with_engine(f"{self._engine.version}: {how} {process.exit.status}")
         self._activator.process_exited(process)
 
     def activation_emptied(self, activation: int, service: str) -> None:

@@ -13,7 +13,6 @@ import pytest
 
 from broker.client import Client
 from broker.errors import RemoteError
-from broker.process import procfs
 
 if TYPE_CHECKING:
     from tests.integration.buses import Installation, Place
@@ -156,21 +155,6 @@ def test_an_engine_that_does_not_start_is_told_with_its_reason(place: Place) -> 
     assert done.returncode == 1
     assert "the reason is this" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.asyncio
-async def test_a_killed_engine_ends_serve_and_its_services(place: Place) -> None:
-    place.add(NAME, f"{place.service} -d -l {NAME}")
-    async with place.serve() as bus:
-        await bus.echo(NAME)
-        tree = bus.tree()
-        (engine,) = [pid for pid in tree if place.engine in procfs.command(pid)[0]]
-        os.kill(engine, signal.SIGKILL)
-        said = await bus.ended()
-        assert bus.status == 1
-        assert "the message bus has ended" in said
-        assert "Traceback" not in said
-        assert [pid for pid in tree if procfs.alive(pid)] == []
 
 
 @pytest.mark.asyncio

@@ -1,0 +1,59 @@
+"""Worlds that lack something: the command of a place, started in one of them; and what is left.
+
+A wrapper becomes the command, so that its process is the one that the tests know.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import TYPE_CHECKING
+
+import pytest
+
+from broker.process import procfs
+from tests.integration.buses import Installation
+
+if TYPE_CHECKING:
+    from tests.integration.buses import Place
+
+
+def wrap(place: Place, *lines: str, before: str = "", closing: str = "") -> None:
+    """Have these lines of the shell run before the command, as its user.
+
+    Args:
+        before: a program that executes it.
+        closing: redirections for the command itself.
+    """
+    command = shlex.quote(str(place.user.command))
+    script = "\n".join(["#!/bin/bash", *lines, f'exec {before} {command} "$@" {closing}', ""])
+    place.user = Installation(place.write("wrapper", script), place.user.uid)
+
+
+def wrap_in_mounts(place: Place, *lines: str) -> None:
+    """Have these lines run before the command, as root in a mount namespace of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    command = [str(place.user.command)]
+    if place.user.uid is not None:
+        uid = str(place.user.uid)
+        command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *command]
+    inside = place.write(
+        "inside", "\n".join(["#!/bin/sh -e", *lines, f'exec {shlex.join(command)} "$@"', ""])
+    )
+    # Neither unshare nor setpriv forks.
+    script = f'#!/bin/sh\nexec unshare --mount {shlex.quote(str(inside))} "$@"\n'
+    place.user = Installation(place.write("wrapper", script))
+
+
+def none_left(place: Place, *kept: str) -> None:
+    """Nothing is in the place but its services, and what the test put there."""
+    assert {each.name for each in place.path.iterdir()} - {"services", *kept} == set()
+
+
+def field(pid: int, name: str) -> str:
+    """A field of /proc/PID/status; empty if the process has gone."""
+    for line in (procfs.read(f"/proc/{pid}/status") or b"").decode().splitlines():
+        if line.startswith(f"{name}:"):
+            return line.partition(":")[2].strip()
+    return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import pwd
@@ -139,7 +140,10 @@ def small_user(engine: str, ordinary: Installation, c_service: Path) -> Iterator
     if os.geteuid() != 0:
         pytest.skip("only root has users to spare")
     # One that dbus-daemon finds among the users; it hangs up on others.
-    busy = {os.stat(f"/proc/{pid}").st_uid for pid in os.listdir("/proc") if pid.isdigit()}
+    busy = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(FileNotFoundError):
+            busy.add(os.stat(f"/proc/{pid}").st_uid)
     idle = [each.pw_uid for each in pwd.getpwall() if 0 < each.pw_uid < 1000]
     uid = random.choice([each for each in idle if each not in busy])  # noqa: S311
     user = Installation(ordinary.command, uid)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import re
+import select
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from broker.bus.codec import Message, MessageType
-from broker.errors import DescriptorError, NotReloaded, Outcome, RemoteError
+from broker.errors import DescriptorError, Disconnected, NotReloaded, Outcome, RemoteError
 from tests.engine.running import record, running
 from tests.engine.test_dbus_broker import outcomes
 
@@ -159,6 +162,33 @@ async def test_clients_cannot_say_anything_through_it_that_ends_us(
             with pytest.raises(RemoteError):
                 await client.call_bus("UpdateActivationEnvironment", signature, arguments)
         assert events.gone == []
+
+
+async def test_a_wait_for_a_name_that_is_taken_back_has_an_end(engine: str, place: Path) -> None:
+    async with running(engine, place, [NAME]) as (running_engine, _, client):
+        call = asyncio.ensure_future(start(client, NAME))
+        await asyncio.sleep(0)
+        # The request has come, and we hear of it after we have said that there is no such name.
+        link = running_engine._link._sock  # type: ignore[attr-defined]  # noqa: SLF001 - not read
+        assert select.select([link], [], [], 20)[0]
+        await running_engine.set_names([])
+        assert (await call).name.startswith("org.freedesktop.DBus.Error.")
+
+
+async def test_an_engine_that_ends_while_it_is_told_names_is_one_error(
+    engine: str, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(engine, place, [NAME]) as (running_engine, events, _):
+        os.kill(running_engine.pid, signal.SIGSTOP)
+        telling = asyncio.ensure_future(
+            running_engine.set_names([f"{NAME}.N{i}" for i in range(50)])
+        )
+        await asyncio.sleep(0)
+        os.kill(running_engine.pid, signal.SIGKILL)
+        with pytest.raises(Disconnected):
+            await telling
+        assert len(events.gone) == 1
+        assert caplog.records == []
 
 
 async def test_a_flood_of_reloads_is_answered_to_the_last(engine: str, place: Path) -> None:

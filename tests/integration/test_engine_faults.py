@@ -14,7 +14,6 @@ import pytest
 
 from broker.bus.codec import Message, MessageType, Splitter, decode, encode
 from broker.bus.names import DRIVER
-from broker.errors import RemoteError
 from broker.process import procfs
 from tests.integration.worlds import field, none_left
 
@@ -163,7 +162,7 @@ def test_one_that_hangs_at_the_start_does_not_keep_us(
 ) -> None:
     fifo = place.fifo("begun")
     version = f"{VERSION};; esac; " if when == "start" else ""
-    process = started(place, f"{version}echo $$ >{fifo}; exec sleep 1000")
+    process = started(place, f"{version}trap '' TERM; echo $$ >{fifo}; exec sleep 1000")
     pid = int(fifo.read_text())
     process.send_signal(number)
     assert process.communicate() == ("", "")
@@ -362,21 +361,3 @@ def test_what_the_terminal_sends_does_not_reach_the_engine(
     os.killpg(process.pid, number)
     assert process.communicate()[0] == 's "x"\n'
     assert process.returncode == 0
-
-
-@pytest.mark.asyncio
-async def test_an_activation_of_a_name_that_is_taken_back_is_answered(place: Place) -> None:
-    """In the moment between the engine's request and our word that there is no such name."""
-    place.add(NAME, f"{place.service} -w {place.fifo('go')} {NAME}")
-    async with place.serve() as bus:
-        engine = engine_of(bus)
-        os.kill(engine, signal.SIGSTOP)
-        (place.services / f"{NAME}.service").unlink()
-        call = asyncio.create_task(bus.call(NAME, "Echo", "s", "hello"))
-        bus.kill(signal.SIGHUP)
-        await asyncio.to_thread(until_taken, bus.pid, signal.SIGHUP)
-        os.kill(engine, signal.SIGCONT)
-        with pytest.raises(RemoteError) as caught:
-            await call
-        assert "NoReply" not in caught.value.name
-        assert "TimedOut" not in caught.value.name

@@ -58,7 +58,7 @@ ENGINE_PATIENCE: Final = 10.0
 # For the engine to end after SIGTERM, and for callers to take their last
 # answers; it is killed, or they are left, after that.
 ENGINE_STOP_TIMEOUT: Final = 2.0
-# For the process of an engine that has closed its connections to end as well.
+# For the process of an engine that hangs up to end as well, since how says more.
 ENGINE_EXIT_TIMEOUT: Final = 0.5
 # So often SIGKILL is sent at the end to whatever forks faster than it is found.
 KILL_ROUNDS: Final = 250
@@ -146,8 +146,7 @@ class Daemon:
             await asyncio.gather(starting, ended, return_exceptions=True)
 
     async def _start(self) -> None:
-        # A client may be served before we are, and on a socket that was passed to us
-        # it is: what it asks for waits until we have our place.
+        # Clients may be served before we are: what they ask for waits until we have our place.
         await self._reloading.acquire()
         self._loop.add_reader(self._signal_fd, self._on_signals)
         try:
@@ -370,7 +369,6 @@ class Daemon:
 
     def engine_gone(self, reason: str) -> None:
         """Of ``EngineEvents``."""
-        # How its process ended says more, and comes a moment later.
         self._loop.call_later(ENGINE_EXIT_TIMEOUT, self._end_with_engine, reason)
 
     def _end_with_engine(self, reason: str) -> None:

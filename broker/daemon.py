@@ -97,6 +97,9 @@ class Daemon:
         self._reloading = asyncio.Lock()
         self._publisher: Publisher | None = None
         self.supervisor = Supervisor(self._loop, self)
+        # A collection would write on what the guardian shares with us, and copy it.
+        gc.freeze()
+        self.supervisor.guard()
         self._activator = Activator(
             config.limits, self.supervisor, self, null_output=config.null_output
         )

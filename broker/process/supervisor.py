@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from broker.core.attribution import Attribution, Evidence, Marks, Origin
 from broker.core.processes import Process, Processes, Usage
-from broker.process import clock, procfs, reaper, tag
+from broker.core.start_limit import StartLimit
+from broker.process import clock, guardian, procfs, reaper, tag
 from broker.process.cgroup import Cgroups
+from broker.process.guardian import Guardian
 from broker.process.spawn import Program, SpawnRefusedError, spawn
 from broker.process.tag import Tagger
 
@@ -36,6 +38,9 @@ NO_ACTIVATION: Final = 0
 # how often as long as there are others each time: a millisecond or two.
 NEWEST: Final = 16
 CHASES: Final = 32
+# Somebody who ends guardians on purpose is not given one after the other.
+GUARDIANS: Final = 5
+GUARDIANS_INTERVAL: Final = 10_000_000
 
 
 class ProcessEvents(Protocol):
@@ -80,6 +85,54 @@ class Supervisor:
         self._doomed: set[int] = set()
         self._next_batch: asyncio.Handle | None = None
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        self._is_ours: Callable[[int], bool] | None = None
+        self._guardian: Guardian | None = None
+        self._guardians_lost = StartLimit(GUARDIANS, GUARDIANS_INTERVAL)
+
+    # -- being guarded ---------------------------------------------------------
+
+    def guard(self) -> None:
+        """Have all that is started from now on killed when we are: before the first spawn.
+
+        The guardian is a part of us. It is not on record, and no signal to what we
+        have started reaches it.
+        """
+        tags = self._tagger.range
+        instance = tag.draw_instance() if tags else None
+        if tags and instance:
+            self._is_ours = guardian.by_tag(tags, instance)
+        elif self._cgroups.telling:
+            self._is_ours = guardian.by_cgroup(self._cgroups)
+        else:
+            # What bears a tag alone may be another broker's.
+            log.warning("what is started cannot be marked: if we are killed, it stays")
+            return
+        self._fork_guardian()
+
+    def _fork_guardian(self) -> None:
+        assert self._is_ours is not None
+        try:
+            self._guardian = Guardian(self._is_ours, self._cgroups)
+        except OSError as e:
+            log.error("no guardian: if we are killed, what is started stays: %s", e.strerror)
+
+    def _on_guardian_death(self, death: Death) -> None:
+        self._guardian = None
+        now = clock.now().monotonic
+        self._guardians_lost.failed(now)
+        status = f"code {death.exit.code}, status {death.exit.status}"
+        if self._guardians_lost.hit(now):
+            log.error("guardian lost again (%s): if we are killed, what is started stays", status)
+            return
+        log.error("guardian lost (%s); there is another", status)
+        self._fork_guardian()
+
+    def _children(self) -> list[int]:
+        """Our children, but for our guardian."""
+        return [pid for pid in procfs.children() if not self._is_guardian(pid)]
+
+    def _is_guardian(self, pid: int) -> bool:
+        return self._guardian is not None and pid == self._guardian.pid
 
     # -- starting --------------------------------------------------------------
 
@@ -165,7 +218,7 @@ class Supervisor:
             empty for a process of the broker's that belongs to no service; None
             for one that is not the broker's.
         """
-        if pid == os.getpid():
+        if pid == os.getpid() or self._is_guardian(pid):
             # We bear the marks of what we started last.
             return None
         process = self.processes.get(pid)
@@ -183,11 +236,10 @@ class Supervisor:
     def adopt(self) -> None:
         """Find the orphans that have become our children: the kernel does not tell."""
         for pid in procfs.children():
-            if pid not in self.processes:
-                self._adopt(pid)
+            self._adopt(pid)
 
     def _adopt(self, pid: int) -> None:
-        if pid not in self.processes:
+        if pid not in self.processes and not self._is_guardian(pid):
             activation, how = self.attribute(pid)
             self._kill_if_doomed(pid, activation)
             self._record(pid, activation, Origin.ADOPTED, how, procfs.command(pid))
@@ -233,7 +285,7 @@ class Supervisor:
         """
         seen: set[int] = set()
         for _ in range(CHASES if self._doomed else 0):
-            fresh = [pid for pid in procfs.children()[-NEWEST:] if pid not in seen]
+            fresh = [pid for pid in self._children()[-NEWEST:] if pid not in seen]
             if not fresh:
                 return
             seen.update(fresh)
@@ -245,9 +297,13 @@ class Supervisor:
     def _kill_if_doomed(self, pid: int, activation: int) -> None:
         if activation in self._doomed:
             with contextlib.suppress(PermissionError):
+                # A child of ours: its PID is its own until we reap it.
                 os.kill(pid, signal.SIGKILL)
 
     def _on_death(self, death: Death) -> None:
+        if self._is_guardian(death.pid):
+            self._on_guardian_death(death)
+            return
         process = self.processes.get(death.pid)
         assert process is not None
         self._touched[process.activation] = process.service
@@ -367,15 +423,21 @@ class Supervisor:
             os.close(fd)
 
     def close(self) -> None:
-        """Leave the cgroups."""
+        """Leave the cgroups, and be guarded no more: when all that was started has ended."""
         self._cgroups.close()
+        if self._guardian is not None:
+            self._guardian.end()
 
 
 def _ancestors(pid: int) -> Iterator[int]:
     about = procfs.stat(pid)
     while about is not None and about.ppid > 0:
+        parent = procfs.stat(about.ppid)
+        if parent is None or parent.start_ticks > about.start_ticks:
+            # It has ended in between, and who has its PID now is nobody's ancestor.
+            return
         yield about.ppid
-        about = procfs.stat(about.ppid)
+        about = parent
 
 
 def _honest(usage: Usage, process: Process) -> Usage:

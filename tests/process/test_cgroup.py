@@ -89,14 +89,6 @@ def test_the_first_refusal_is_the_end_of_cgroups_not_of_those_that_are(
     assert value["left"] == []
 
 
-def test_directories_left_by_a_killed_broker_are_not_in_the_way(
-    child: str, in_cgroups: Setting
-) -> None:
-    events = events_of(run(grouping.left_by_another, child, setting=in_cgroups))
-    found = Counter(each.attribution for each in events if each.code)
-    assert found == {"spawned": 3, "cgroup": 6}
-
-
 @pytest.mark.parametrize("tag", [True, False], ids=["tag", "no tag"])
 def test_a_broker_that_cannot_leave_a_services_cgroup_does_not_trust_it(
     child: str, in_cgroups: Setting, tag: bool

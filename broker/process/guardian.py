@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 NAME: Final = "broker-guardian"
 # So many sweeps in a row must find nothing alive.
 QUIET_SWEEPS: Final = 2
-# How many of the newest PIDs are looked at again, and how often, at the end of a
-# sweep: a millisecond or two.
+# How many of the newest PIDs are looked at again at the end of a sweep, and how often
+# at the most: some milliseconds.
 NEWEST: Final = 16
-CHASES: Final = 32
+CHASES: Final = 256
 # How long to wait for what was killed last before all are searched again, in
 # milliseconds. In the kernel's hands a process may stay for longer than that.
 PATIENCE: Final = 50
@@ -156,9 +156,10 @@ class Sweeper:
         before = 0
         for _ in range(CHASES):
             newest = _newest_pid()
-            if newest == before:
+            hit = self._kill_each(range(newest, max(1, newest - NEWEST), -1))
+            if newest == before and not hit:
                 break
-            found |= self._kill_each(range(newest, max(1, newest - NEWEST), -1))
+            found |= hit
             before = newest
         return found
 

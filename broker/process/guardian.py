@@ -18,57 +18,104 @@ PID, status and signals everybody knows).
 from __future__ import annotations
 
 import contextlib
-import errno
+import logging
 import os
-import select
 import signal
 from resource import RLIMIT_RSS
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from broker.core.start_limit import StartLimit
 from broker.process import kernel, procfs, tag
+from broker.process.killer import Killer, has_ended
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
+    from broker.core.clock import Instant
+    from broker.core.exits import Exit
     from broker.process.cgroup import Cgroups
     from broker.process.tag import Range
 
+log = logging.getLogger(__name__)
+
 # What ps shows in the place of the broker's name; the kernel takes 15 bytes.
 NAME: Final = "broker-guardian"
+# Whoever ends guardians on purpose gets no more than so many, within so many microseconds.
+LOSSES: Final = 5
+LOSSES_INTERVAL: Final = 10_000_000
 # So many sweeps in a row must find nothing alive.
 QUIET_SWEEPS: Final = 2
-# How many of the newest PIDs are looked at again at the end of a sweep, and how often
-# at the most: some milliseconds.
-NEWEST: Final = 16
+# How often the newest processes are looked at in a sweep, at the most: some milliseconds.
 CHASES: Final = 256
 # How long to wait for what was killed last before all are searched again, in
 # milliseconds. In the kernel's hands a process may stay for longer than that.
 PATIENCE: Final = 50
-# pidfd_open says these of a PID that is gone, or is a thread's.
-_NO_PROCESS: Final = {errno.ESRCH, errno.EINVAL, errno.ENOENT}
 
 
 class Guardian:
     """The process that waits for our end.
 
     Attributes:
-        pid: of a child of ours.
+        pid: of a child of ours; 0 if there is none.
     """
 
-    def __init__(self, is_ours: Callable[[int], bool], cgroups: Cgroups) -> None:
-        broker = os.pidfd_open(os.getpid())
+    def __init__(self) -> None:
+        self.pid = 0
+        self._is_ours: Callable[[int], bool] | None = None
+        self._losses = StartLimit(LOSSES, LOSSES_INTERVAL)
+
+    def begin(self, tags: Range | None, cgroups: Cgroups) -> None:
+        """Guard all that is started from now on; said in the log if that cannot be done.
+
+        Args:
+            tags: those that it will be given; None if it is in ``cgroups``, or has no mark.
+        """
+        instance = tag.draw_instance() if tags else None
+        if tags and instance:
+            self._is_ours = by_tag(tags, instance)
+        elif cgroups.telling:
+            self._is_ours = by_cgroup(cgroups)
+        else:
+            # What bears a tag alone may be another broker's.
+            log.warning("what is started cannot be marked: if we are killed, it stays")
+            return
+        self._cgroups = cgroups
+        self._fork()
+
+    def _fork(self) -> None:
+        assert self._is_ours is not None
         try:
-            self.pid = os.fork()
-            if self.pid == 0:
-                _be_guardian(broker, is_ours, cgroups)
-        finally:
-            os.close(broker)
+            broker = os.pidfd_open(os.getpid())
+            try:
+                self.pid = os.fork()
+                if self.pid == 0:
+                    _be_guardian(broker, self._is_ours, self._cgroups)
+            finally:
+                os.close(broker)
+        except OSError as e:
+            log.error("no guardian: if we are killed, what is started stays: %s", e.strerror)
+
+    def lost(self, how: Exit, now: Instant) -> None:
+        """It was reaped, though nobody but we should end it: there is another."""
+        self.pid = 0
+        self._losses.failed(now.monotonic)
+        again = self._losses.hit(now.monotonic)
+        log.error(
+            "guardian lost (code %d, status %d); %s",
+            how.code,
+            how.status,
+            "if we are killed, what is started stays" if again else "there is another",
+        )
+        if not again:
+            self._fork()
 
     def end(self) -> None:
         """End and reap it: the last thing that is done, when nothing is left to guard."""
-        # Our own child, which nobody else reaps.
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        if self.pid:
+            # Our own child, which nobody else reaps any more.
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.pid = 0
 
 
 def by_tag(tags: Range, instance: Range) -> Callable[[int], bool]:
@@ -91,8 +138,8 @@ def _be_guardian(broker: int, is_ours: Callable[[int], bool], cgroups: Cgroups) 
     try:
         _detach(broker)
         cgroups.leave()
-        _wait(broker, None)
-        Sweeper(is_ours).take_down(cgroups)
+        has_ended(broker, None)
+        take_down(Killer(is_ours), cgroups)
     finally:
         os._exit(0)
 
@@ -115,90 +162,17 @@ def _detach(broker: int) -> None:
     os.chdir("/")
 
 
-def _wait(pidfd: int, timeout: int | None) -> bool:
-    """Whether a process has ended, to its last thread, within so many milliseconds."""
-    poll = select.poll()
-    if pidfd >= 0:
-        poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(timeout))
-
-
-class Sweeper:
-    """Kills processes by a mark that they bear, until there are none."""
-
-    def __init__(self, is_ours: Callable[[int], bool]) -> None:
-        self._is_ours = is_ours
-        # A pidfd of what was killed last.
-        self._dying = -1
-
-    def take_down(self, cgroups: Cgroups) -> None:
-        """Returns when nothing is left that we may kill, and no cgroup either."""
-        quiet = 0
-        while quiet < QUIET_SWEEPS:
-            for path in cgroups.left():
-                cgroups.kill(path)
-            if self._sweep():
-                quiet = 0
-                _wait(self._dying, PATIENCE)
-            else:
-                quiet += 1
+def take_down(killer: Killer, cgroups: Cgroups) -> None:
+    """Returns when nothing is left that we may kill, and no cgroup either."""
+    quiet = 0
+    while quiet < QUIET_SWEEPS:
         for path in cgroups.left():
-            cgroups.remove(path)
-
-    def _sweep(self) -> bool:
-        """Kill whatever is found; False if nothing was.
-
-        A process that forks and ends, again and again, is mostly gone when its turn
-        in a list comes. But its child has a higher PID, and so the newest ones are
-        looked at again, until nothing was forked meanwhile.
-        """
-        found = self._kill_each(int(name) for name in os.listdir("/proc") if name.isdigit())
-        before = 0
-        for _ in range(CHASES):
-            newest = _newest_pid()
-            hit = self._kill_each(range(newest, max(1, newest - NEWEST), -1))
-            if newest == before and not hit:
-                break
-            found |= hit
-            before = newest
-        return found
-
-    def _kill_each(self, pids: Iterable[int]) -> bool:
-        found = False
-        for pid in pids:
-            # The first look, which is cheap, decides for nearly all of them.
-            if pid != os.getpid() and self._is_ours(pid):
-                found |= self._kill(pid)
-        return found
-
-    def _kill(self, pid: int) -> bool:
-        """Kill a process if it is ours; False if it is not, or is dead, or another user's."""
-        try:
-            fd = os.pidfd_open(pid)
-        except OSError as e:
-            return e.errno not in _NO_PROCESS
-        if not self._kill_held(fd, pid):
-            os.close(fd)
-            return False
-        if self._dying >= 0:
-            os.close(self._dying)
-        self._dying = fd
-        return True
-
-    def _kill_held(self, fd: int, pid: int) -> bool:
-        # No child of ours, so its PID may have been given to somebody else since the
-        # first look. The descriptor holds whoever had it when it was opened: if that one
-        # is alive after the second look, then it is the one that was looked at.
-        try:
-            if _wait(fd, 0) or not self._is_ours(pid):
-                return False
-            signal.pidfd_send_signal(fd, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            return False
-        return True
-
-
-def _newest_pid() -> int:
-    """The PID that was given out last; 0 where /proc does not tell."""
-    data = procfs.read("/proc/loadavg")
-    return int(data.split()[-1]) if data else 0
+            cgroups.kill(path)
+        found = killer.kill_each(int(name) for name in os.listdir("/proc") if name.isdigit())
+        if killer.chase(CHASES) or found:
+            quiet = 0
+            killer.wait(PATIENCE)
+        else:
+            quiet += 1
+    for path in cgroups.left():
+        cgroups.remove(path)

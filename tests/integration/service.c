@@ -8,8 +8,8 @@
  *   -u  become root for good, if the file is set-user-ID, before taking the name
  *   -f  hold a FIFO open for writing, and so does all that is forked
  *   -j  leave an orphan of each kind behind, which writes its letter when it is one:
- *       h  forks and goes, again and again, in a session of its own each time;
- *          writes "x" if that comes to an end after 40 seconds
+ *       h  forks and goes a millisecond later, again and again, in a session of its
+ *          own each time; writes "x" if that comes to an end after 40 seconds
  *       s  is stopped
  *       e  has executed a program without an environment
  *       n  has become nobody
@@ -80,6 +80,8 @@ static void hop(void)
         if (child < 0)
             break;
         setsid();
+        /* At full speed a few of them take all of the machine. */
+        usleep(1000);
     }
     say('x');
     _exit(0);

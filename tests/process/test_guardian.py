@@ -42,7 +42,7 @@ def test_brokers_with_the_same_tags_do_not_end_each_others_services(
 def test_what_is_not_ours_any_more_when_it_is_to_be_killed_lives(child: str) -> None:
     value = run(guarding.left_between, child)
     assert (value["before"], value["after"]) == (True, False)
-    assert value["code"] == 5
+    assert (value["killed"], value["code"]) == (False, 5)
 
 
 @pytest.mark.parametrize("times", [1, 4, 5])
@@ -52,7 +52,7 @@ def test_a_lost_guardian_is_replaced_and_told_of(child: str, times: int) -> None
     assert bool(value["last"]) is (times < 5)
     said = ["guardian lost (code 2, status 9); there is another"] * times
     if times == 5:
-        said[-1] = "guardian lost again (code 2, status 9): if we are killed, what is started stays"
+        said[-1] = "guardian lost (code 2, status 9); if we are killed, what is started stays"
     assert value["messages"] == said
     # It is no process of any service's, before and after.
     assert value["live"] is value["tree"] is True

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.process import guardian, kernel, procfs, tag
-from broker.process.guardian import Sweeper
+from broker.process.killer import Killer
 from broker.process.spawn import Program, spawn
 from broker.process.tag import RLIMIT_LOCKS, Tagger, draw_instance
 from tests.process.harness import WAIT, Broker, in_child, pipe
@@ -22,7 +22,6 @@ from tests.process.harness import WAIT, Broker, in_child, pipe
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from broker.process.cgroup import Cgroups
 
 # Longer than a guardian takes on any machine; it comes to an end all the same.
 HOPS: Final = 30_000
@@ -106,8 +105,7 @@ async def _be_broker(
 
 def guardian_of(broker: Broker) -> int:
     """The PID of a broker's guardian; 0 if it has none."""
-    found = broker.supervisor._guardian  # noqa: SLF001 - nobody else needs to know it
-    return found.pid if found else 0
+    return broker.supervisor._guardian.pid  # noqa: SLF001 - nobody else needs to know it
 
 
 async def lose_guardian(broker: Broker) -> None:
@@ -181,21 +179,12 @@ def left_between(child: str) -> Any:
         os.pidfd_open = late
         looks = guardian.by_tag(found, instance)
         before = looks(pid)
-        sweeper = Sweeper(lambda each: each == pid and looks(each))
-        sweeper.take_down(_no_cgroups())
+        found_alive = Killer(looks).kill_each([pid])
         os.pidfd_open = original
         after = looks(pid)
         release()
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return {"before": before, "after": after, "code": code}
-
-
-def _no_cgroups() -> Cgroups:
-    from broker.process.cgroup import Cgroups
-
-    found = Cgroups()
-    found.close()
-    return found
+    return {"before": before, "after": after, "killed": found_alive, "code": code}
 
 
 async def lost(child: str, times: int) -> Any:
@@ -203,7 +192,7 @@ async def lost(child: str, times: int) -> Any:
     messages: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("broker.process.supervisor").addHandler(handler)
+    logging.getLogger("broker.process.guardian").addHandler(handler)
     async with Broker() as broker:
         broker.supervisor.guard()
         process = broker.spawn([child, "plain", "0", "pause"], "org.test.Any")
@@ -233,7 +222,7 @@ async def unmarked(child: str) -> Any:
     messages: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("broker.process.supervisor").addHandler(handler)
+    logging.getLogger("broker.process.guardian").addHandler(handler)
     async with Broker() as broker:
         broker.supervisor.guard()
         broker.spawn([child, "plain", "0", "now"], "org.test.Any")

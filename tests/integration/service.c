@@ -8,7 +8,7 @@
  *   -u  become root for good, if the file is set-user-ID, before taking the name
  *   -f  hold a FIFO open for writing, and so does all that is forked
  *   -j  leave an orphan of each kind behind, which writes its letter when it is one:
- *       h  forks and goes a millisecond later, again and again, in a session of its
+ *       h  forks and goes 3 milliseconds later, again and again, in a session of its
  *          own each time; writes "x" if that comes to an end after 40 seconds
  *       s  is stopped
  *       e  has executed a program without an environment
@@ -81,7 +81,7 @@ static void hop(void)
             break;
         setsid();
         /* At full speed a few of them take all of the machine. */
-        usleep(1000);
+        usleep(3000);
     }
     say('x');
     _exit(0);

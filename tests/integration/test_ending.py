@@ -23,7 +23,7 @@ NAME = "org.activation.Test.One"
 @pytest.fixture
 def kinds(place: Place) -> str:
     """Of the orphans that a service leaves behind; see service.c."""
-    return "hhhhset" + "n" * (place.user.uid is None and os.geteuid() == 0)
+    return "hhhset" + "n" * (place.user.uid is None and os.geteuid() == 0)
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def see_end(pidfds: Sequence[int], began: float) -> None:
 async def test_all_of_a_killed_serve_ends_and_nothing_of_another(
     place: Place, number: signal.Signals
 ) -> None:
-    kinds = "hhhhset" + "n" * (place.user.uid is None and os.geteuid() == 0)
+    kinds = "hhhset" + "n" * (place.user.uid is None and os.geteuid() == 0)
     with (
         ExitStack() as stack,
         another(place, "e") as (beside, beside_witness),

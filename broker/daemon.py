@@ -60,7 +60,7 @@ ENGINE_PATIENCE: Final = 10.0
 ENGINE_STOP_TIMEOUT: Final = 2.0
 # For the process of an engine that hangs up to end as well, since how says more.
 ENGINE_EXIT_TIMEOUT: Final = 0.5
-# So often SIGKILL is sent at the end to whatever forks faster than it is found.
+# So often in vain SIGKILL is sent at the end to whatever forks faster than it is found.
 KILL_ROUNDS: Final = 250
 
 
@@ -110,6 +110,9 @@ class Daemon:
         self._early: list[tuple[str, Token]] | None = []
         self._publisher: Publisher | None = None
         self.supervisor = Supervisor(self._loop, self)
+        # A collection would write on what the guardian shares with us, and copy it.
+        gc.freeze()
+        self.supervisor.guard()
         self._activator = Activator(config.limits, self.supervisor, self, output=config.output)
         self._activator.environment = inherited(config.environ)
         self._control = DaemonControl(config.limits, self._activator, self.supervisor, self)
@@ -255,17 +258,25 @@ class Daemon:
         for pid in self.supervisor.tree(""):
             if pid != self._engine.pid:
                 self.supervisor.signal_process(pid, signal.SIGTERM)
-        if not await self.supervisor.until(self._only_engine, self.config.limits.stop_timeout):
-            for _ in range(KILL_ROUNDS):
-                for pid in self._others():
-                    self.supervisor.signal_process(pid, signal.SIGKILL)
-                if await self.supervisor.until(self._only_engine, KILL_PERIOD):
-                    break
-            else:
-                # A process that has become another user's, for all that we may do.
-                log.error("processes that cannot be ended are left: %s", self._others())
-                closing.cancel()
+        grace = self.config.limits.stop_timeout
+        if not await self.supervisor.until(self._only_engine, grace) and not await self._kill():
+            # A process that has become another user's, for all that we may do.
+            log.error("processes that cannot be ended are left: %s", self._others())
+            closing.cancel()
         await asyncio.gather(closing, return_exceptions=True)
+
+    async def _kill(self) -> bool:
+        """SIGKILL to everything but the engine until it has gone, or does not get less."""
+        rounds, least = 0, len(self.supervisor.processes)
+        while rounds < KILL_ROUNDS:
+            self.supervisor.signal(None, signal.SIGKILL, self._engine.pid)
+            if await self.supervisor.until(self._only_engine, KILL_PERIOD):
+                return True
+            # On a busy machine the dead alone may be thousands.
+            left = len(self.supervisor.processes)
+            rounds = 0 if left < least else rounds + 1
+            least = min(left, least)
+        return False
 
     def _others(self) -> list[int]:
         return [pid for pid in self.supervisor.tree(None) if pid != self._engine.pid]

@@ -37,6 +37,7 @@ class Cgroups:
         current: path of the directory that the next child is born in, as
             /proc/PID/cgroup shows it; None if none can be made.
         telling: whether a process's cgroup says which activation it came from.
+        prefix: what the paths of all of them begin with, and no others.
     """
 
     def __init__(self, *, wanted: bool) -> None:
@@ -44,6 +45,10 @@ class Cgroups:
         self._home = procfs.cgroup(os.getpid())
         self._mount = _mount_point() if wanted else None
         self._count = 0
+        # Our PID is for people. Whoever had it before us may have been killed, and
+        # left its directories.
+        name = f"dbus-activator-{os.getpid()}-{os.urandom(4).hex()}-"
+        self.prefix = f"{self._home.rstrip('/')}/{name}"
         if self._home:
             self._enter_new()
         self.telling = self.current is not None
@@ -62,22 +67,17 @@ class Cgroups:
             self._move(path)
         except OSError as e:
             log.info("no cgroup for services: %s: %s", path or self._home, e.strerror)
-            self._leave()
+            self.leave()
             if path is not None:
                 self.remove(path)
         else:
             self.current = path
 
     def _make(self) -> str:
-        while True:
-            self._count += 1
-            path = f"{self._home.rstrip('/')}/dbus-activator-{os.getpid()}-{self._count}"
-            try:
-                os.mkdir(f"{self._mount}{path}", 0o755)
-            except FileExistsError:
-                # Of a broker that was killed and had our PID.
-                continue
-            return path
+        self._count += 1
+        path = f"{self.prefix}{self._count}"
+        os.mkdir(f"{self._mount}{path}", 0o755)
+        return path
 
     def _move(self, path: str) -> None:
         # os.open and os.write: a file object's buffer would hide the kernel's refusal.
@@ -88,7 +88,7 @@ class Cgroups:
             finally:
                 os.close(fd)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """Make no more; whoever is spawned next must not be born in an old one."""
         if self.current is not None:
             self.current = None
@@ -125,11 +125,19 @@ class Cgroups:
                 except OSError as e:
                     log.info("cgroup %s stays: %s", directory, e.strerror)
 
+    def left(self) -> list[str]:
+        """The paths of all that there are."""
+        if self._mount is None or not self._count:
+            return []
+        home, _, begin = self.prefix.rpartition("/")
+        names = os.listdir(f"{self._mount}{home}")
+        return [f"{home}/{name}" for name in names if name.startswith(begin)]
+
     def close(self) -> None:
         """Go back to where we came from, and leave no directory of ours empty behind."""
         current = self.current
         if current is not None:
-            self._leave()
+            self.leave()
             self.remove(current)
 
 

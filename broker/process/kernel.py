@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _libc = ctypes.CDLL(None, use_errno=True)
 
 # <linux/prctl.h>
+PR_SET_NAME: Final = 15
 PR_SET_CHILD_SUBREAPER: Final = 36
 PR_GET_CHILD_SUBREAPER: Final = 37
 # sizeof(sigset_t) in glibc and musl; the kernel reads the first 8 bytes.
@@ -63,6 +64,11 @@ def is_subreaper() -> bool:
     answer = ctypes.c_int(-1)
     _prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(answer))
     return answer.value == 1
+
+
+def set_name(name: str) -> None:
+    """Set what ps and top show for this process, up to 15 bytes of it."""
+    _prctl(PR_SET_NAME, ctypes.c_char_p(name.encode()))
 
 
 def open_signalfd(signals: Iterable[int]) -> int:

@@ -21,6 +21,8 @@ from broker.core.attribution import Attribution, Evidence, Marks, Origin
 from broker.core.processes import Process, Processes, Usage
 from broker.process import clock, procfs, reaper, spare, tag
 from broker.process.cgroup import Cgroups
+from broker.process.guardian import Guardian
+from broker.process.killer import Killer
 from broker.process.spawn import Program, SpawnRefusedError, spawn
 from broker.process.tag import Tagger
 
@@ -32,9 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NO_ACTIVATION: Final = 0
-# Of the children of ours that came last, how many are looked at to be killed, and
-# how often as long as there are others each time: a millisecond or two.
-NEWEST: Final = 16
+# How often the newest processes are looked at, in each turn of the loop in which some
+# are to be killed and others come: some milliseconds.
 CHASES: Final = 32
 
 
@@ -79,8 +80,18 @@ class Supervisor:
         self._touched: dict[int, str] = {}
         # Activations whose every process got SIGKILL, until they are empty.
         self._doomed: set[int] = set()
+        self._killer = Killer(self._is_doomed)
         self._next_batch: asyncio.Handle | None = None
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        self._guardian = Guardian()
+
+    def guard(self) -> None:
+        """Have all that is started from now on killed when we are: before the first spawn.
+
+        The guardian is a part of us. It is not on record, and no signal to what we
+        have started reaches it.
+        """
+        self._guardian.begin(self._tagger.range, self._cgroups)
 
     # -- starting --------------------------------------------------------------
 
@@ -166,7 +177,7 @@ class Supervisor:
             empty for a process of the broker's that belongs to no service; None
             for one that is not the broker's.
         """
-        if pid == os.getpid():
+        if pid in (os.getpid(), self._guardian.pid):
             # We bear the marks of what we started last.
             return None
         process = self.processes.get(pid)
@@ -184,11 +195,10 @@ class Supervisor:
     def adopt(self) -> None:
         """Find the orphans that have become our children: the kernel does not tell."""
         for pid in procfs.children():
-            if pid not in self.processes:
-                self._adopt(pid)
+            self._adopt(pid)
 
     def _adopt(self, pid: int) -> None:
-        if pid not in self.processes:
+        if pid not in self.processes and pid != self._guardian.pid:
             activation, how = self.attribute(pid)
             self._kill_if_doomed(pid, activation)
             self._record(pid, activation, Origin.ADOPTED, how, procfs.command(pid))
@@ -205,7 +215,9 @@ class Supervisor:
         # Before all else: a fault with one process must not leave the others dead
         # and unnoticed, since whoever ends the session waits for every one.
         self._next_batch = self._loop.call_soon(self._reap_batch)
-        self._kill_newest()
+        if self._doomed:
+            # What was forked in the moment that its parent was killed.
+            self._killer.chase(CHASES)
         done = reaper.reap(self._adopt, self._on_death)
         if any(not self.processes.of_activation(each) for each in self._touched):
             # The dead may have left orphans, which are our children since before
@@ -226,29 +238,31 @@ class Supervisor:
             if not waiter.done() and predicate():
                 waiter.set_result(None)
 
-    def _kill_newest(self) -> None:
-        """Kill what was forked in the moment that its parent was killed.
-
-        A process that forks and ends, again and again, is gone before a signal to
-        it is sent. What it leaves becomes our child: so try to be faster, for a while.
-        """
-        seen: set[int] = set()
-        for _ in range(CHASES if self._doomed else 0):
-            fresh = [pid for pid in procfs.children()[-NEWEST:] if pid not in seen]
-            if not fresh:
-                return
-            seen.update(fresh)
-            for pid in reversed(fresh):
-                process = self.processes.get(pid)
-                activation = process.activation if process else self.attribute(pid)[0]
-                self._kill_if_doomed(pid, activation)
+    def _is_doomed(self, pid: int) -> bool:
+        process = self.processes.get(pid)
+        if process is not None:
+            return process.activation in self._doomed
+        if pid == self._guardian.pid:
+            return False
+        # What is to be caught has mostly a tag, and is gone while anything else is read.
+        activation, _ = self._marks.attribute(Evidence(tag.read(pid), "", 0, 0))
+        if not (self._guardian.knows(pid) or _parent(pid) == os.getpid()):
+            # Another broker's: they all count down from the same tag.
+            return False
+        if activation is None:
+            activation, _ = self.attribute(pid)
+        return activation in self._doomed
 
     def _kill_if_doomed(self, pid: int, activation: int) -> None:
         if activation in self._doomed:
             with contextlib.suppress(PermissionError):
+                # A child of ours: its PID is its own until we reap it.
                 os.kill(pid, signal.SIGKILL)
 
     def _on_death(self, death: Death) -> None:
+        if death.pid == self._guardian.pid:
+            self._guardian.lost(death.exit, clock.now())
+            return
         process = self.processes.get(death.pid)
         assert process is not None
         self._touched[process.activation] = process.service
@@ -299,31 +313,39 @@ class Supervisor:
             found += procfs.children_of(pid)
         return found
 
-    def signal(self, service: str | None, number: int) -> int:
+    def signal(self, service: str | None, number: int, spare: int = 0) -> int:
         """Send a signal to every process of a service, or of all of them (None).
 
         SIGKILL is for what they fork from then on, too.
 
+        Args:
+            spare: the PID of a process on record that does not get it.
+
         Returns:
             how many got it.
         """
-        if number == signal.SIGKILL and not self._doom(service):
+        if number == signal.SIGKILL and not self._doom(service, spare):
             # They have had it: what is left comes to us, and gets it then. To search for
             # it again would take the time that is needed to be faster than it forks.
             if service is None:
                 return len(self.processes)
             return len(self.processes.of_service(service))
-        return self._signal_each(self.tree(service), number)
+        return self._signal_each([pid for pid in self.tree(service) if pid != spare], number)
 
-    def _doom(self, service: str | None) -> bool:
+    def _doom(self, service: str | None, spare: int) -> bool:
         """Whether that is new for some of the service's activations."""
-        self.adopt()
+        if self._next_batch is None:
+            # Else there are dead to be reaped: what they have left is found then.
+            self.adopt()
         doomed = len(self._doomed)
         if not service and len(self.processes):
             self._doomed.add(NO_ACTIVATION)
             # There may be none of them: then that is over with the first that is reaped.
             self._touched[NO_ACTIVATION] = ""
+        spared = self.processes.get(spare)
         for activation, known in self._activations.items():
+            if spared is not None and activation == spared.activation:
+                continue
             if service is None or known.service == service:
                 self._doomed.add(activation)
                 if known.cgroup is not None:
@@ -369,16 +391,27 @@ class Supervisor:
                 os.close(fd)
 
     def close(self) -> None:
-        """Leave the cgroups."""
+        """Leave the cgroups, and be guarded no more: when all that was started has ended."""
+        self._killer.close()
         self._cgroups.close()
         spare.let_go()
+        self._guardian.end()
+
+
+def _parent(pid: int) -> int:
+    about = procfs.stat(pid)
+    return about.ppid if about else 0
 
 
 def _ancestors(pid: int) -> Iterator[int]:
     about = procfs.stat(pid)
     while about is not None and about.ppid > 0:
+        parent = procfs.stat(about.ppid)
+        if parent is None or parent.start_ticks > about.start_ticks:
+            # It has ended in between, and who has its PID now is nobody's ancestor.
+            return
         yield about.ppid
-        about = procfs.stat(about.ppid)
+        about = parent
 
 
 def _honest(usage: Usage, process: Process) -> Usage:

@@ -12,12 +12,20 @@ activation should), a soft limit alone (some daemons raise every soft limit).
 
 A value is the top of a range that belongs to its activation, so that a broker
 which runs as somebody's service can number its own activations within it.
+
+Every broker counts down from the same top, so tags do not tell one broker from
+another beside it. Nobody but a broker's guardian needs to know that; it goes by
+a second mark of the same kind, RLIMIT_RSS: not enforced since 2.4.30, and a
+number of bytes so large that whoever takes it for a size (GNU sort does) is not
+held back. Each broker lowers its own to a value drawn at random, once.
 """
 
 from __future__ import annotations
 
+import random
 import re
 import resource
+from dataclasses import dataclass
 from typing import Final
 
 from broker.process import procfs
@@ -30,7 +38,26 @@ RLIMIT_LOCKS: Final = 10  # <asm-generic/resource.h>; the resource module has no
 _TOP: Final = 1 << 62  # the resource module takes no more than a signed 64-bit number
 _STRIDES: Final = (1 << 32, 1 << 12, 1)
 
-_LIMIT_LINE: Final = re.compile(rb"^Max file locks +\S+ +(\d+|unlimited)", re.MULTILINE)
+# The same for brokers: 26 random bits tell those beside each other apart, 20 those
+# within one activation of another broker, 16 those within such a one's.
+_INSTANCES: Final = 1 << 63
+_INSTANCE_STRIDES: Final = (1 << 36, 1 << 16, 1)
+
+_LIMIT_LINES: Final = {
+    RLIMIT_LOCKS: re.compile(rb"^Max file locks +\S+ +(\d+|unlimited)", re.MULTILINE),
+    resource.RLIMIT_RSS: re.compile(rb"^Max resident set +\S+ +(\d+|unlimited)", re.MULTILINE),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The values above ``low``, up to ``high``."""
+
+    low: int
+    high: int
+
+    def __contains__(self, value: int | None) -> bool:
+        return value is not None and self.low < value <= self.high
 
 
 class Tagger:
@@ -72,20 +99,54 @@ class Tagger:
         # The last value is nobody's: whatever is spawned from then on bears it.
         return value if value - self.stride > self._floor else None
 
+    @property
+    def range(self) -> Range | None:
+        """Where all tags are that will be given out from now on, with those below them."""
+        return Range(self._floor, self._next - 1) if self.stride else None
 
-def read(pid: int) -> int | None:
-    """The tag of a process, alive or a zombie; None if it has none, or has gone."""
+
+def draw_instance() -> Range | None:
+    """Lower our RLIMIT_RSS to a value that no other broker has.
+
+    Returns:
+        it and those of brokers nested in us; None if the limit is an administrator's,
+        or the system refuses.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_RSS)
+    top, width = _INSTANCES, _INSTANCES >> 1
+    for stride in _INSTANCE_STRIDES:
+        if hard == resource.RLIM_INFINITY or (hard > _INSTANCES >> 1 and hard % width == 0):
+            break
+        top, width = hard, stride
+    else:
+        return None
+    value = top - stride * random.SystemRandom().randrange(1, width // stride)
+    # The soft limit is what is taken for a size: a lower one stays.
+    soft = value if soft == resource.RLIM_INFINITY else min(soft, value)
     try:
-        _, hard = resource.prlimit(pid, RLIMIT_LOCKS)
+        resource.setrlimit(resource.RLIMIT_RSS, (soft, value))
+    except (OSError, ValueError):
+        return None
+    return Range(value - stride, value)
+
+
+def read(pid: int, limit: int = RLIMIT_LOCKS) -> int | None:
+    """The tag of a process, alive or a zombie; None if it has none, or has gone.
+
+    Args:
+        limit: RLIMIT_RSS for the broker that it comes from.
+    """
+    try:
+        _, hard = resource.prlimit(pid, limit)
     except ProcessLookupError:
         return None
     except PermissionError:
         # Another user's process, and we lack CAP_SYS_RESOURCE; the file is
         # world-readable where /proc is not mounted with hidepid.
-        return _read_file(pid)
+        return _read_file(pid, limit)
     return None if hard == resource.RLIM_INFINITY else hard
 
 
-def _read_file(pid: int) -> int | None:
-    match = _LIMIT_LINE.search(procfs.read(f"/proc/{pid}/limits") or b"")
+def _read_file(pid: int, limit: int = RLIMIT_LOCKS) -> int | None:
+    match = _LIMIT_LINES[limit].search(procfs.read(f"/proc/{pid}/limits") or b"")
     return int(match[1]) if match and match[1] != b"unlimited" else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from broker.client import SERVICE, Client, Signal
-from broker.process import procfs
+from broker.process import guardian, procfs
 
 if TYPE_CHECKING:
     import signal
@@ -281,6 +282,62 @@ def build_service(directory: Path) -> Path:
     source = Path(__file__).parent / "service.c"
     subprocess.run(["cc", "-O1", "-Wall", "-Werror", "-o", target, source, *flags], check=True)
     return target
+
+
+def guardians_of(broker: int) -> list[int]:
+    """The guardian of a broker: one, but for a moment when it has lost it."""
+    return [
+        pid
+        for pid in procfs.children_of(broker)
+        if (about := procfs.stat(pid)) and about.comm == guardian.NAME
+    ]
+
+
+class Witness:
+    """The reader of a FIFO that all the processes of a service hold open.
+
+    Attributes:
+        heard: what they have written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # Not blocking: who opens it for writing comes later, or waits until it is here.
+        self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self.heard = ""
+
+    def close(self) -> None:
+        """Look no more."""
+        os.close(self._fd)
+
+    async def hear(self, letters: str) -> None:
+        """Wait until so much was written."""
+        while any(self.heard.count(each) < letters.count(each) for each in letters):
+            assert await asyncio.to_thread(self._read, 20), f"heard only {self.heard!r}"
+
+    async def see_end(self) -> None:
+        """Wait until none of the processes is left."""
+        while await asyncio.to_thread(self._read, 10):
+            pass
+
+    def at_end(self) -> bool:
+        """Whether none of them is left at this moment."""
+        while is_readable(self._fd, 0):
+            if not self._read(0):
+                return True
+        return False
+
+    def _read(self, timeout: float) -> str:
+        assert is_readable(self._fd, timeout), f"some are left, and have said {self.heard!r}"
+        data = os.read(self._fd, 4096).decode()
+        self.heard += data
+        return data
+
+
+def is_readable(fd: int, timeout: float) -> bool:
+    """Whether there is something to read, or an end, within so many seconds."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(timeout * 1000))
 
 
 def short_directory(user: Installation) -> Path:

@@ -1,11 +1,19 @@
 /* A D-Bus service that behaves as it is told, well or badly, and starts in a
  * millisecond: hundreds of them are activated in one test.
  *
- *   service [-d] [-l] [-u] [-x STATUS] [-k SIGNAL] [-w FILE] NAME
+ *   service [-d] [-l] [-u] [-f FIFO [-j KINDS]] [-x STATUS] [-k SIGNAL] [-w FILE] NAME
  *
  *   -d  daemonize by two forks before anything else
  *   -l  leave a sleeping orphan behind before taking the name
  *   -u  become root for good, if the file is set-user-ID, before taking the name
+ *   -f  hold a FIFO open for writing, and so does all that is forked
+ *   -j  leave an orphan of each kind behind, which writes its letter when it is one:
+ *       h  forks and goes 3 milliseconds later, again and again, in a session of its
+ *          own each time; writes "x" if that comes to an end after 40 seconds
+ *       s  is stopped
+ *       e  has executed a program without an environment
+ *       n  has become nobody
+ *       t  takes SIGTERM: writes "T" and goes on
  *   -x  exit with STATUS before taking the name
  *   -k  end by SIGNAL before taking the name
  *   -w  wait for FILE (a FIFO) to be opened and closed before the above
@@ -16,11 +24,13 @@
 #define _GNU_SOURCE
 #include <dbus/dbus.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -47,6 +57,80 @@ static void leave_orphan(void)
     }
     /* The orphan is one from here on; its parent stays a zombie of ours. */
     waitid(P_PID, child, NULL, WEXITED | WNOWAIT);
+}
+
+static int held = -1;
+
+static void say(char letter)
+{
+    if (write(held, &letter, 1) < 0)
+        _exit(103);
+}
+
+static void hop(void)
+{
+    time_t end = time(NULL) + 40;
+
+    say('h');
+    while (time(NULL) < end) {
+        pid_t child = fork();
+
+        if (child > 0)
+            _exit(0);
+        if (child < 0)
+            break;
+        setsid();
+        /* At full speed a few of them take all of the machine. */
+        usleep(3000);
+    }
+    say('x');
+    _exit(0);
+}
+
+static void stop(void)
+{
+    pid_t child = fork();
+
+    if (child == 0) {
+        /* A session of its own, or its parent's end would set it going again. */
+        setsid();
+        raise(SIGSTOP);
+        _exit(0);
+    }
+    waitpid(child, NULL, WUNTRACED);
+    say('s');
+    _exit(0);
+}
+
+static void on_term(int number)
+{
+    say(number == SIGTERM ? 'T' : '?');
+}
+
+static void misbehave(char kind)
+{
+    char *argv[] = {"sleep", "1000", NULL}, *none[] = {NULL};
+
+    if (fork())
+        return;
+    if (fork())
+        _exit(0);
+    setsid();
+    switch (kind) {
+    case 'h': hop(); break;
+    case 's': stop(); break;
+    case 'n':
+        if (setgroups(0, NULL) || setresgid(65534, 65534, 65534) ||
+            setresuid(65534, 65534, 65534))
+            _exit(104);
+        break;
+    case 't': signal(SIGTERM, on_term); break;
+    }
+    say(kind);
+    if (kind == 'e')
+        execve("/bin/sleep", argv, none);
+    for (;;)
+        pause();
 }
 
 static void wait_for(const char *path)
@@ -119,11 +203,11 @@ static void serve(DBusConnection *bus, const char *name)
 
 int main(int argc, char **argv)
 {
-    const char *fifo = NULL;
+    const char *fifo = NULL, *kinds = "";
     int option, status = -1, number = 0, daemon_wanted = 0, orphan_wanted = 0;
     DBusConnection *bus;
 
-    while ((option = getopt(argc, argv, "dlux:k:w:")) != -1) {
+    while ((option = getopt(argc, argv, "dluf:j:x:k:w:")) != -1) {
         switch (option) {
         case 'd': daemon_wanted = 1; break;
         case 'l': orphan_wanted = 1; break;
@@ -131,6 +215,8 @@ int main(int argc, char **argv)
             if (setresuid(0, 0, 0))
                 return 102;
             break;
+        case 'f': held = open(optarg, O_WRONLY); break;
+        case 'j': kinds = optarg; break;
         case 'x': status = atoi(optarg); break;
         case 'k': number = atoi(optarg); break;
         case 'w': fifo = optarg; break;
@@ -141,6 +227,8 @@ int main(int argc, char **argv)
         daemonize();
     if (orphan_wanted)
         leave_orphan();
+    while (*kinds)
+        misbehave(*kinds++);
     if (fifo)
         wait_for(fifo);
     if (number)

@@ -1,4 +1,4 @@
-"""A broker with nothing to do does nothing."""
+"""A broker with nothing to do does nothing, nor does its guardian."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integration.buses import guardians_of
+
 if TYPE_CHECKING:
     from tests.integration.buses import Place
 
@@ -16,10 +18,13 @@ pytestmark = pytest.mark.asyncio
 NAME = "org.activation.Test.One"
 
 
-def switches(pid: int) -> list[str]:
-    """How often the process was put aside, and came back: it counts each wake-up."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return [line for line in lines if "ctxt_switches" in line]
+def switches(broker: int) -> list[str]:
+    """How often each of the two was put aside, and came back: it counts each wake-up."""
+    found = []
+    for pid in (broker, *guardians_of(broker)):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        found += [line for line in lines if "ctxt_switches" in line]
+    return found
 
 
 async def test_no_wake_up_in_10_seconds(place: Place) -> None:
@@ -29,6 +34,7 @@ async def test_no_wake_up_in_10_seconds(place: Place) -> None:
         # The last things that are said come a moment after the last event.
         await bus.client.call("ListServices")
         before = switches(bus.pid)
+        assert len(before) == 4
         async with asyncio.timeout(20):
             while True:
                 # Settled when two looks a second apart are alike.

@@ -118,15 +118,22 @@ def test_a_system_that_refuses_the_limit_costs_only_the_tag(child: str) -> None:
     assert Counter(each.service for each in events if each.kind == "emptied") == {"org.test.Any": 1}
 
 
-def test_both_ways_to_read_it_agree_on_our_own_users_processes(child: str) -> None:
-    value = run(tagging.readers, child, ["report"])
+LIMITS = [RLIMIT_LOCKS, resource.RLIMIT_RSS]
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_both_ways_to_read_it_agree_on_our_own_users_processes(child: str, limit: int) -> None:
+    value = run(tagging.readers, child, ["report"], limit)
     tag = value["value"]
     assert value["found"] == {"report": [[tag] * 3, [tag] * 3, [None] * 3]}
 
 
 @needs_root
-def test_root_without_the_capability_reads_other_users_tags_from_the_file(child: str) -> None:
-    value = run(tagging.readers, child, ["reportnobody"])
+@pytest.mark.parametrize("limit", LIMITS)
+def test_root_without_the_capability_reads_other_users_tags_from_the_file(
+    child: str, limit: int
+) -> None:
+    value = run(tagging.readers, child, ["reportnobody"], limit)
     tag = value["value"]
     other = ["EPERM", tag, tag]
     assert value["found"] == {"reportnobody": [other, other, [None] * 3]}
@@ -136,3 +143,41 @@ def test_root_without_the_capability_reads_other_users_tags_from_the_file(child:
 def test_an_ordinary_user_reads_roots_tags_from_the_file() -> None:
     value = run(tagging.reading_root)
     assert value["found"] == ["EPERM", value["value"], value["value"]]
+
+
+# -- which broker it comes from ------------------------------------------------------
+
+
+def test_each_broker_draws_a_value_within_that_of_the_one_around_it() -> None:
+    levels = run(tagging.instances, 3)
+    outer = [1 << 62, 1 << 63]
+    for drawn in levels[:3]:
+        (low, high), (other_low, other_high) = (each["range"] for each in drawn)
+        # Two beside each other have nothing in common.
+        assert high <= other_low or other_high <= low
+        for each in drawn:
+            low, high = each["range"]
+            assert each["limits"] == [high, high]
+            assert outer[0] <= low < high < outer[1]
+        # The next level was started by the second.
+        outer = drawn[1]["range"]
+    assert [each["range"] for each in levels[3]] == [None, None]
+
+
+@pytest.mark.parametrize("hard", [0, 1 << 32, 1 << 61, 1 << 62, (1 << 62) + 1, (1 << 63) - 1])
+def test_an_administrators_limit_is_left_alone(hard: int) -> None:
+    assert run(tagging.drawn_under, hard, hard, False) == {"range": None, "limits": [hard, hard]}
+
+
+def test_a_soft_limit_that_somebody_set_stays() -> None:
+    found = run(tagging.drawn_under, 4096, INFINITY, False)
+    assert found["limits"] == [4096, found["range"][1]]
+
+
+def test_a_system_that_refuses_it_has_no_instances() -> None:
+    found = run(tagging.drawn_under, INFINITY, INFINITY, True)
+    assert found == {"range": None, "limits": [INFINITY, INFINITY]}
+
+
+def test_the_kernel_holds_nobody_to_it() -> None:
+    assert run(tagging.beyond_resident_set) > 32 << 20

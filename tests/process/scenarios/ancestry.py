@@ -140,7 +140,8 @@ def _tag_soft_limit_only() -> None:
     def set_soft(which: int, limits: tuple[int, int]) -> None:
         original(which, (limits[0], resource.RLIM_INFINITY))
 
-    def read_soft(pid: int) -> int | None:
+    def read_soft(pid: int, limit: int = tag.RLIMIT_LOCKS) -> int | None:
+        del limit
         match = line.search(procfs.read(f"/proc/{pid}/limits") or b"")
         return int(match[1]) if match else None
 

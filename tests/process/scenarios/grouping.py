@@ -158,22 +158,6 @@ async def no_more_directories(child: str, names: Sequence[str]) -> Any:
         }
 
 
-async def left_by_another(child: str) -> Any:
-    """Directories of a killed broker that had our PID are in the way."""
-    home = _home()
-    old = [f"{home}/dbus-activator-{os.getpid()}-{number}" for number in (1, 2, 4)]
-    for directory in old:
-        os.mkdir(directory)
-    async with Broker() as broker:
-        for _ in range(3):
-            broker.spawn([child, "daemon", "1", "now"], "org.test.Any")
-        await broker.all_emptied(3)
-    for directory in old:
-        # They are not ours to remove: this fails if they have gone.
-        os.rmdir(directory)
-    return broker.answer()
-
-
 async def stuck(child: str) -> Any:
     """Moving is forbidden from the first activation on: there is no way back either."""
     home = _home()

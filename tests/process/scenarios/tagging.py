@@ -167,6 +167,43 @@ def low_soft_limit() -> Any:
     return [value, list(resource.getrlimit(RLIMIT_LOCKS))]
 
 
+def instances(depth: int) -> Any:
+    """Ranges that brokers within brokers draw, two on each level, and the limits they set."""
+    drawn = [in_child(_draw), _draw()]
+    below = in_child(instances, depth - 1) if depth else []
+    return [drawn, *below]
+
+
+def _draw() -> Any:
+    found = tag.draw_instance()
+    limits = list(resource.getrlimit(resource.RLIMIT_RSS))
+    return {"range": [found.low, found.high] if found else None, "limits": limits}
+
+
+def drawn_under(soft: int, hard: int, refused: bool) -> Any:
+    """What is drawn under limits that somebody else has set, or where none can be set."""
+    original = resource.setrlimit
+    resource.setrlimit(resource.RLIMIT_RSS, (soft, hard))
+
+    def refuse(kind: int, limits: tuple[int, int]) -> None:
+        raise PermissionError(kind, limits)
+
+    if refused:
+        resource.setrlimit = refuse
+    found = _draw()
+    resource.setrlimit = original
+    return found
+
+
+def beyond_resident_set() -> Any:
+    """The resident set of a process under the smallest of these limits, in bytes."""
+    resource.setrlimit(resource.RLIMIT_RSS, (4096, 4096))
+    memory = bytearray(32 << 20)
+    memory[::4096] = b"x" * len(memory[::4096])
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def untagged() -> Any:
     """The tag of a process that has none, and of one that is gone."""
     pid = os.fork()
@@ -193,10 +230,14 @@ async def refused_by_the_system(child: str) -> Any:
         resource.setrlimit = original
 
 
-def readers(child: str, levels: Sequence[str]) -> Any:
-    """Both ways to read the tag of living processes and zombies, ours and others'."""
+def readers(child: str, levels: Sequence[str], limit: int) -> Any:
+    """Both ways to read a mark of living processes and zombies, ours and others'."""
     drop_capability_of_root()
     value = Tagger().advance()
+    instance = tag.draw_instance()
+    assert instance is not None
+    if limit == resource.RLIMIT_RSS:
+        value = instance.high
     found = {}
     for mode in levels:
         with pipe() as (reader, release):
@@ -207,12 +248,12 @@ def readers(child: str, levels: Sequence[str]) -> Any:
             # Who reports, or ends, has become what it is to be.
             os.read(report, 1)
             os.close(report)
-            alive = _both(pid)
+            alive = _both(pid, limit)
             release()
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-            zombie = _both(pid)
+            zombie = _both(pid, limit)
             os.waitpid(pid, 0)
-        found[mode] = [alive, zombie, _both(pid)]
+        found[mode] = [alive, zombie, _both(pid, limit)]
     return {"value": value, "found": found}
 
 
@@ -223,19 +264,19 @@ def reading_root() -> Any:
 
     def look() -> Any:
         become(NOBODY)
-        return _both(parent)
+        return _both(parent, RLIMIT_LOCKS)
 
     return {"value": value, "found": in_child(look)}
 
 
-def _both(pid: int) -> list[Any]:
+def _both(pid: int, limit: int) -> list[Any]:
     try:
-        by_call: Any = resource.prlimit(pid, RLIMIT_LOCKS)[1]
+        by_call: Any = resource.prlimit(pid, limit)[1]
     except PermissionError:
         by_call = "EPERM"
     except ProcessLookupError:
         by_call = None
-    return [by_call, tag._read_file(pid), tag.read(pid)]  # noqa: SLF001 - both are compared
+    return [by_call, tag._read_file(pid, limit), tag.read(pid, limit)]  # noqa: SLF001 - both are compared
 
 
 def decoding() -> Any:

@@ -44,7 +44,7 @@ DELAY: Final = 0.01
 # Signals in one turn of the event loop, some 5 ms of work: the start and the exit
 # of a batch of the reaper's, so that in a storm neither runs away from the other.
 SLICE: Final = 128
-# Signals that may wait: 10 MB, as much as two of the usual limits on processes.
+# Signals that may wait: of 16,384 processes, which is 16 MB.
 BACKLOG: Final = 1 << 15
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -38,6 +39,24 @@ def c_service() -> Iterator[Path]:
     )
     yield target
     buses.remove(directory)
+
+
+@pytest.fixture(scope="session")
+def storm_maker(c_service: Path) -> Path:
+    """``storm.c``, compiled beside the service."""
+    target = c_service.parent / "storm"
+    subprocess.run(
+        ["cc", "-O1", "-Wall", "-Wextra", "-Werror", "-o", target, HERE / "storm.c"], check=True
+    )
+    return target
+
+
+@pytest.fixture
+def storm_program(storm_maker: Path) -> Iterator[Path]:
+    """``storm_maker``, for one test at a time: two storms would use up the PIDs."""
+    with open(HERE / "storm.c", "rb") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield storm_maker
 
 
 @pytest.fixture(scope="session")

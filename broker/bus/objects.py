@@ -271,13 +271,16 @@ class ObjectServer:
 
     async def _managed(self, _path: str, _member: str, _arguments: list[Any]) -> list[Any]:
         below = self._root.rstrip("/") + "/"
-        return [
-            {
-                path: {each.spec.name: each.get_all() for each in interfaces}
-                for path, interfaces in self._objects.items()
-                if path.startswith(below) and path != self._root
-            }
-        ]
+        found: dict[str, Any] = {}
+        # A property that is computed when it is read may find out that there is more.
+        while fresh := [
+            path
+            for path in self._objects
+            if path.startswith(below) and path != self._root and path not in found
+        ]:
+            for path in fresh:
+                found[path] = {each.spec.name: each.get_all() for each in self._objects[path]}
+        return [found]
 
     async def _properties(self, path: str, member: str, arguments: list[Any]) -> list[Any]:
         self._check_exists(path)

@@ -222,7 +222,7 @@ class Activator:
     def _who(self, pid: int) -> tuple[str | None, Instant]:
         """The service of a process that took a name, and when it was started."""
         # It may be an orphan that nobody has told us of yet.
-        self._supervisor.adopt()
+        self._supervisor.adopt_above(pid)
         process = self._supervisor.processes.get(pid)
         about = procfs.stat(pid)
         if process is None and about is None:

@@ -84,12 +84,12 @@ class DaemonControl:
 
     def service_of(self, pid: int) -> str | None:
         """Of ``Control``."""
-        self._supervisor.adopt()
+        self._supervisor.adopt_above(pid)
         return self._supervisor.service_of(pid)
 
     def find_process(self, pid: int) -> Process | None:
         """Of ``Control``."""
-        self._supervisor.adopt()
+        self._supervisor.adopt_above(pid)
         return self.processes.newest(pid)
 
     def log(self, unit: Unit) -> Log:

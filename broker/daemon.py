@@ -205,7 +205,8 @@ class Daemon:
             publisher.add_service(unit, announce=False)
         publisher.flush()  # nobody listens yet: what there is now is no news
         self._publisher = publisher
-        self._server.before_reply = publisher.flush
+        self._server.before_reply = publisher.flushed
+        self._connection.on_caught_up = publisher.flush
         await self._names.watch(self.units.keys())
 
     async def wait(self) -> None:
@@ -225,12 +226,12 @@ class Daemon:
         if not self._stopped_services.done():
             self._stopped_services.set_result(None)
         if self._publisher is not None:
-            self._publisher.flush()
-            self._publisher.close()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ENGINE_STOP_TIMEOUT):
+                    await self._publisher.flushed()
                     await self._server.finish()
                     await self._deliver()
+            self._publisher.close()
             self._connection.on_closed = lambda: None
             self._connection.close()
         await self._stop_engine()

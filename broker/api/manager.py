@@ -20,14 +20,19 @@ _USEC: Final = 1_000_000
 
 
 class Manager(Interface):
-    """Everything that is not about one service or process alone."""
+    """Everything that is not about one service or process alone.
 
-    __slots__ = ("_callers", "_control", "_methods")
+    Attributes:
+        signals_dropped: how many signals were never sent.
+    """
+
+    __slots__ = ("_callers", "_control", "_methods", "signals_dropped")
     spec: ClassVar[InterfaceSpec] = paths.MANAGER
 
     def __init__(self, control: Control, callers: Callers) -> None:
         self._control = control
         self._callers = callers
+        self.signals_dropped = 0
         # (needs privilege, what to do)
         self._methods: dict[str, tuple[bool, Callable[..., Awaitable[list[Any]]]]] = {
             "StartService": (True, self._start_service),
@@ -47,6 +52,8 @@ class Manager(Interface):
 
     def get(self, name: str) -> Any:
         """The value of a property."""
+        if name == "NSignalsDropped":
+            return self.signals_dropped
         return _PROPERTIES[name](self._control)
 
     async def call(self, member: str, arguments: list[Any], caller: str) -> list[Any]:

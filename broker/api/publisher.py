@@ -2,12 +2,23 @@
 
 Nothing is sent from within the handling of an event: an activation's spawn and
 its answer go first, and what happens within a few milliseconds is said in one
-go. Values are compared with those that were said last, so whatever has changed
-is announced, whoever changed it, and nothing is announced twice.
+go. There are two kinds of news:
+
+- what happened (``ProcessExited`` and its like) is said once each, in order.
+  While the bus does not take it, it waits here as a short note. There is an end
+  to that: when too many wait, the oldest are dropped, ``NSignalsDropped`` says
+  how many, and whoever sees it grow reads again what he wants to know;
+- what there is (objects and their properties) is compared with what was said
+  last. Whatever has changed is announced, whoever changed it, and nothing
+  twice; what has come and gone in between is never mentioned.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.api import paths
@@ -15,21 +26,35 @@ from broker.api.manager import Manager
 from broker.api.process import ProcessObject
 from broker.api.service import ServiceObject
 from broker.bus.codec import Variant
+from broker.core.processes import Process
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from broker.activation import Unit
     from broker.api.control import Callers, Control
     from broker.bus.objects import Interface, ObjectServer
     from broker.core.log import Log
-    from broker.core.processes import Process
     from broker.errors import Outcome
+
+log = logging.getLogger(__name__)
 
 # In seconds. As often as the kernel tells of a cgroup that has become empty;
 # nobody's reaction to a signal is hurt by it, and a storm becomes a few writes.
 DELAY: Final = 0.01
+# Signals in one turn of the event loop, some 5 ms of work: the start and the exit
+# of a batch of the reaper's, so that in a storm neither runs away from the other.
+SLICE: Final = 128
+# Signals that may wait: of 16,384 processes, which is 16 MB.
+BACKLOG: Final = 1 << 15
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """An object as it was said last: the properties with EmitsChangedSignal=true."""
+
+    described: Interface
+    values: dict[str, Any]
 
 
 class Publisher:
@@ -47,83 +72,59 @@ class Publisher:
         self._control = control
         self._callers = callers
         self._manager = Manager(control, callers)
-        self._services: dict[str, ServiceObject] = {}
-        self._processes: dict[int, ProcessObject] = {}
-        # The values of properties with EmitsChangedSignal=true, as said last.
-        self._said: dict[str, dict[str, Any]] = {}
-        self._signals: list[Callable[[], None]] = []
-        self._dirty: dict[str, Interface] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        server.add(paths.ROOT, self._manager)
-        self._remember(paths.ROOT, self._manager)
+        self._objects: dict[str, Interface] = {}
+        self._said: dict[str, _Said] = {}
+        # Paths of objects that may differ from what was said, in order.
+        self._dirty: dict[str, None] = {}
+        # What happened: how to say it, and of what.
+        self._signals: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self._taken = 0  # so many were said or dropped, ever
+        self._dropping = False
+        self._moved = asyncio.Event()
+        self._next: asyncio.Handle | None = None
+        self._add(paths.ROOT, self._manager)
+        self._assume_said(paths.ROOT)
 
     # -- what happens ----------------------------------------------------------
 
     def add_service(self, unit: Unit, *, announce: bool = True) -> None:
         """A descriptor has come; ``announce`` is False before clients can know the bus."""
-        name = unit.service.name
-        path = paths.of_service(name)
-        service = ServiceObject(unit, self._control, self._callers)
-        self._services[name] = service
-        self._server.add(path, service)
-
-        def say() -> None:
-            # It may have gone already, and another one may have its place.
-            if self._services.get(name) is service:
-                self._remember(path, service)
-                self._server.emit_added(path)
-
+        path = paths.of_service(unit.service.name)
+        self._add(path, ServiceObject(unit, self._control, self._callers))
         if announce:
-            self._queue(say)
+            self._mark(path)
         else:
-            self._remember(path, service)
+            self._assume_said(path)
 
     def remove_service(self, name: str) -> None:
         """A descriptor has gone, and nothing of its service runs."""
         path = paths.of_service(name)
-        del self._services[name]
-        self._dirty.pop(path, None)
-        self._server.remove(path)
-        if self._said.pop(path, None) is not None:
-            self._queue(lambda: self._server.emit_removed(path, [paths.SERVICE.name]))
+        self._remove(path)
+        self._mark(path)
 
     def service_changed(self, unit: Unit) -> None:
         """Something of a service may be new."""
-        name = unit.service.name
-        if name in self._services:
-            self._mark(paths.of_service(name), self._services[name])
+        path = paths.of_service(unit.service.name)
+        if path in self._objects:
+            self._mark(path)
 
     def process_started(self, process: Process) -> None:
         """A process is on record."""
-        path = paths.of_process(process)
-        described = ProcessObject(process)
-        self._processes[process.serial] = described
-        self._server.add(path, described)
-
-        def say() -> None:
-            if process.serial in self._processes:
-                self._remember(path, described)
-                self._server.emit_added(path)
-            body = [path, process.service, process.pid, process.ppid, str(process.origin)]
-            self._server.emit(paths.ROOT, paths.MANAGER, "ProcessStarted", body)
-
-        self._queue(say)
+        self._add(paths.of_process(process), ProcessObject(process))
+        self._queue(self._say_started, process)
 
     def process_exited(self, process: Process, forgotten: Process | None) -> None:
         """A process was reaped, and another record may make room for it."""
-        path = paths.of_process(process)
-        self._mark(path, self._processes[process.serial])
-        self._queue(lambda: self._say_exited(path, process))
+        self._queue(self._say_exited, process)
         if forgotten is not None:
             self.process_forgotten(forgotten)
 
     def process_forgotten(self, process: Process) -> None:
         """The record of an ended process is dropped."""
         path = paths.of_process(process)
-        del self._processes[process.serial]
-        self._dirty.pop(path, None)
-        self._server.remove(path)
-        self._queue(lambda: self._say_forgotten(path))
+        self._remove(path)
+        if path in self._said:
+            self._mark(path)
 
     def activation_failed(self, unit: Unit, error: Outcome) -> None:
         """An activation has ended without the name."""
@@ -137,28 +138,132 @@ class Publisher:
         }
         if unit.log is not None:
             details["Log"] = Variant("as", unit.log.last_lines(service.activations))
-        body = [service.name, error.dbus_name, str(error), details]
-        self._queue(lambda: self._server.emit(paths.ROOT, paths.MANAGER, "ActivationFailed", body))
+        self._queue(self._say_failed, [service.name, error.dbus_name, str(error), details])
 
     def log_appended(self, log: Log) -> None:
         """There is more in a log than when somebody read it."""
-        self._queue(
-            lambda: self._server.emit(
-                paths.ROOT, paths.MANAGER, "LogAppended", [log.service, log.last]
-            )
-        )
+        self._queue(self._say_appended, log)
 
     def manager_changed(self, *invalidated: str) -> None:
         """Counts may be new; the named properties are."""
         if invalidated:
-            self._queue(
-                lambda: self._server.emit_changed(paths.ROOT, paths.MANAGER, {}, list(invalidated))
-            )
-        self._mark(paths.ROOT, self._manager)
+            self._queue(self._say_invalidated, list(invalidated))
+        self._mark(paths.ROOT)
+
+    # -- what waits to be said -------------------------------------------------
+
+    def _add(self, path: str, described: Interface) -> None:
+        self._objects[path] = described
+        self._server.add(path, described)
+
+    def _remove(self, path: str) -> None:
+        del self._objects[path]
+        self._server.remove(path)
+
+    def _mark(self, path: str) -> None:
+        self._dirty[path] = None
+        self._arm()
+
+    def _queue(self, say: Callable[[Any], None], subject: Any) -> None:
+        self._signals.append((say, subject))
+        if len(self._signals) > BACKLOG:
+            self._drop()
+        self._mark(paths.ROOT)
+
+    def _drop(self) -> None:
+        if not self._dropping:
+            self._dropping = True
+            log.warning("the bus does not take our signals: those that waited longest are dropped")
+        _, subject = self._signals.popleft()
+        self._taken += 1
+        self._manager.signals_dropped += 1
+        # Whoever reads everything again because of it will see this one, too.
+        if isinstance(subject, Process) and (path := paths.of_process(subject)) in self._objects:
+            self._assume_said(path)
+
+    def _arm(self) -> None:
+        if self._next is None:
+            self._next = self._loop.call_later(DELAY, self.flush)
 
     # -- saying it -------------------------------------------------------------
 
-    def _say_exited(self, path: str, process: Process) -> None:
+    def flush(self) -> None:
+        """Say what waits, now, or a part of it; comes back by itself for the rest.
+
+        To be called as well when the bus has taken what was too much for it.
+        """
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        with self._server.together():
+            for _ in range(SLICE):
+                if not self._signals or self._server.behind:
+                    break
+                say, subject = self._signals.popleft()
+                self._taken += 1
+                say(subject)
+            if not self._server.behind:
+                self._say_changes()
+        self._moved.set()
+        self._moved.clear()
+        if not self._signals:
+            self._dropping = False
+        elif not self._server.behind:
+            self._next = self._loop.call_soon(self.flush)
+
+    async def flushed(self) -> None:
+        """Return when all that happened before this call has been said (or dropped)."""
+        last = self._taken + len(self._signals)
+        self.flush()
+        while self._taken < last:
+            await self._moved.wait()
+        self._say_changes()
+
+    def close(self) -> None:
+        """Say nothing any more."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+
+    def _say_changes(self) -> None:
+        dirty, self._dirty = self._dirty, {}
+        for path in dirty:
+            self._say_change(path)
+
+    def _say_change(self, path: str) -> None:
+        described, said = self._objects.get(path), self._said.get(path)
+        if said is not None and said.described is not described:
+            del self._said[path]
+            self._server.emit_removed(path, [said.described.spec.name])
+            said = None
+        if described is None:
+            return
+        now = self._assume_said(path)
+        if said is None:
+            self._server.emit_added(path)
+            return
+        changed = {name: value for name, value in now.items() if value != said.values[name]}
+        if changed:
+            self._server.emit_changed(path, described.spec, changed, [])
+
+    def _assume_said(self, path: str) -> dict[str, Any]:
+        described = self._objects[path]
+        values = {
+            name: described.get(name)
+            for name, spec in described.spec.properties.items()
+            if spec.emits == "true"
+        }
+        self._said[path] = _Said(described, values)
+        return values
+
+    def _say_started(self, process: Process) -> None:
+        path = paths.of_process(process)
+        self._say_change(path)
+        body = [path, process.service, process.pid, process.ppid, str(process.origin)]
+        self._server.emit(paths.ROOT, paths.MANAGER, "ProcessStarted", body)
+
+    def _say_exited(self, process: Process) -> None:
+        path = paths.of_process(process)
         details = {
             "UserUSec": Variant("t", process.usage.user),
             "SystemUSec": Variant("t", process.usage.system),
@@ -176,52 +281,14 @@ class Publisher:
             details,
         ]
         self._server.emit(paths.ROOT, paths.MANAGER, "ProcessExited", body)
+        if path in self._objects:
+            self._say_change(path)
 
-    def _say_forgotten(self, path: str) -> None:
-        # One that was never said to be there need not be said to have gone.
-        if self._said.pop(path, None) is not None:
-            self._server.emit_removed(path, [paths.PROCESS.name])
+    def _say_failed(self, body: list[Any]) -> None:
+        self._server.emit(paths.ROOT, paths.MANAGER, "ActivationFailed", body)
 
-    def _remember(self, path: str, described: Interface) -> dict[str, Any]:
-        values = {
-            name: described.get(name)
-            for name, spec in described.spec.properties.items()
-            if spec.emits == "true"
-        }
-        self._said[path] = values
-        return values
+    def _say_appended(self, log: Log) -> None:
+        self._server.emit(paths.ROOT, paths.MANAGER, "LogAppended", [log.service, log.last])
 
-    def _mark(self, path: str, described: Interface) -> None:
-        self._dirty[path] = described
-        self._arm()
-
-    def _queue(self, say: Callable[[], None]) -> None:
-        self._signals.append(say)
-        self._dirty[paths.ROOT] = self._manager
-        self._arm()
-
-    def _arm(self) -> None:
-        if self._timer is None:
-            self._timer = self._loop.call_later(DELAY, self.flush)
-
-    def flush(self) -> None:
-        """Say all that waits, now."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        signals, self._signals = self._signals, []
-        dirty, self._dirty = self._dirty, {}
-        for say in signals:
-            say()
-        for path, described in dirty.items():
-            before = self._said[path]
-            now = self._remember(path, described)
-            changed = {name: value for name, value in now.items() if value != before[name]}
-            if changed:
-                self._server.emit_changed(path, described.spec, changed, [])
-
-    def close(self) -> None:
-        """Say nothing any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _say_invalidated(self, names: list[str]) -> None:
+        self._server.emit_changed(paths.ROOT, paths.MANAGER, {}, names)

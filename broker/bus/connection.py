@@ -13,6 +13,7 @@ message that carries the listening socket.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -31,7 +32,7 @@ from broker.bus.names import DRIVER
 from broker.errors import Disconnected, NoReply, Outcome, RemoteError, UnknownMethod
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Connection(asyncio.BufferedProtocol):
             from within the event loop; it must not block. Without one, calls
             are answered with UnknownMethod.
         on_closed: called once, when the connection has ended for any reason.
+        on_caught_up: called whenever the peer was behind, and is not any more.
     """
 
     def __init__(self, sock: socket.socket, *, pass_fds: bool) -> None:
@@ -65,6 +67,7 @@ class Connection(asyncio.BufferedProtocol):
         self.guid = ""
         self.on_message: Callable[[Message], None] = self.refuse
         self.on_closed: Callable[[], None] = lambda: None
+        self.on_caught_up: Callable[[], None] = lambda: None
         self._sock = sock
         self._pass_fds = pass_fds
         self._loop = asyncio.get_running_loop()
@@ -78,6 +81,7 @@ class Connection(asyncio.BufferedProtocol):
         self._closing = False  # by us, not by the peer
         self._caught_up = asyncio.Event()
         self._caught_up.set()
+        self._corked: bytearray | None = None
         self._serial = 0
         # By serial: whom we asked (empty for a peer), and what takes the answer.
         self._pending: dict[int, tuple[str, Callable[[Message | Outcome], None]]] = {}
@@ -191,6 +195,7 @@ class Connection(asyncio.BufferedProtocol):
         assert self._transport is not None
         self._caught_up.set()
         self._transport.resume_reading()
+        self.on_caught_up()
 
     # -- reading ---------------------------------------------------------------
 
@@ -261,6 +266,11 @@ class Connection(asyncio.BufferedProtocol):
         """Bytes that the peer has not taken yet."""
         return self._transport.get_write_buffer_size() if self._transport else 0
 
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether no more waits to be written than the system takes soon."""
+        return self._caught_up.is_set()
+
     async def caught_up(self) -> None:
         """Return when the peer is not behind, or has gone."""
         await self._caught_up.wait()
@@ -269,8 +279,25 @@ class Connection(asyncio.BufferedProtocol):
         """Queue a message and return its serial; dropped if the connection has ended."""
         serial = message.serial = self._next_serial()
         if not self.closed:
-            cast("asyncio.Transport", self._transport).write(encode(message))
+            self._write(encode(message))
         return serial
+
+    def _write(self, data: bytes | bytearray) -> None:
+        if self._corked is None:
+            cast("asyncio.Transport", self._transport).write(data)
+        else:
+            self._corked += data
+
+    @contextlib.contextmanager
+    def corked(self) -> Iterator[None]:
+        """What is sent within this context leaves at its end, by one system call."""
+        self._corked = bytearray()
+        try:
+            yield
+        finally:
+            data, self._corked = self._corked, None
+            if data and not self.closed:
+                self._write(data)
 
     def send_with_fds(self, message: Message, fds: Iterable[int]) -> int:
         """Send a message with descriptors, which stay open here, at once.

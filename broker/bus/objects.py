@@ -28,7 +28,8 @@ from broker.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from contextlib import AbstractContextManager
 
     from broker.bus.connection import Connection
     from broker.bus.interface import InterfaceSpec
@@ -103,7 +104,7 @@ class ObjectServer:
         machine_id: what Peer.GetMachineId answers.
 
     Attributes:
-        before_reply: called before each answer: signals about what the answer
+        before_reply: awaited before each answer: signals about what the answer
             implies must be sent first, so that a client which listens is never
             behind one that asks.
     """
@@ -112,7 +113,7 @@ class ObjectServer:
         self._connection = connection
         self._root = root
         self._machine_id = machine_id
-        self.before_reply: Callable[[], None] = lambda: None
+        self.before_reply: Callable[[], Awaitable[None]] = _nothing
         self._objects: dict[str, tuple[Interface, ...]] = {}
         # Parent path to names of children, also for paths that only lead somewhere.
         self._children: dict[str, dict[str, int]] = {"/": {}}
@@ -147,6 +148,15 @@ class ObjectServer:
             raise UnknownObject(f"there is no object at {path}")
 
     # -- signals ---------------------------------------------------------------
+
+    @property
+    def behind(self) -> bool:
+        """Whether signals had better wait: the peer has not taken those before."""
+        return not self._connection.is_caught_up
+
+    def together(self) -> AbstractContextManager[None]:
+        """Signals within this context leave in one piece, at its end."""
+        return self._connection.corked()
 
     def emit_added(self, path: str) -> None:
         """Tell that an object is new, from the manager's path as the specification says."""
@@ -222,11 +232,11 @@ class ObjectServer:
                 await asyncio.sleep(0)  # for those who came with it to stand in line
                 await self._connection.caught_up()
             body = await work(call.member, call.body, call.sender)
-            self.before_reply()
+            await self.before_reply()
             # Here, since results that are not of the XML's types are a fault as well.
             self._connection.reply(call, results, body)
         except Outcome as e:
-            self.before_reply()
+            await self.before_reply()
             self._connection.reply_error(call, e)
         except Exception:
             # The caller learns that it failed, the log learns why.
@@ -332,6 +342,10 @@ class ObjectServer:
                 spec = each.spec.properties[arguments[1]]
                 return [Variant(spec.signature, each.get(arguments[1]))]
         raise UnknownProperty(f"{name or path} has no property {arguments[1]}")
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _steps(path: str) -> Iterator[tuple[str, str]]:

@@ -87,13 +87,17 @@ def stat(pid: int) -> Stat | None:
     )
 
 
-def command(pid: int) -> tuple[str, ...]:
-    """The command line; the name in brackets, as ps shows it, where there is none."""
-    data = read(f"/proc/{pid}/cmdline")
+def command(pid: int, about: Stat | None = None) -> tuple[str, ...]:
+    """The command line; the name in brackets, as ps shows it, where there is none.
+
+    Args:
+        about: what ``stat`` said, which saves a look at a zombie.
+    """
+    data = None if about is not None and about.state == "Z" else read(f"/proc/{pid}/cmdline")
     if data:
         words = data.rstrip(b"\0").split(b"\0")
         return tuple(word.decode("utf-8", "backslashreplace") for word in words)
-    about = stat(pid)
+    about = about or stat(pid)
     return (f"[{about.comm}]",) if about else ()
 
 

@@ -29,6 +29,7 @@ from broker.process.tag import Tagger
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from broker.process.procfs import Stat
     from broker.process.reaper import Death
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,9 @@ class Supervisor:
         self._cgroup_used = False
         # Activations that processes have left since it was last looked whether all have.
         self._touched: dict[int, str] = {}
+        # Those of which that is being found out, and the children to look at for it.
+        self._leaving: dict[int, str] = {}
+        self._unseen: list[int] = []
         # Activations whose every process got SIGKILL, until they are empty.
         self._doomed: set[int] = set()
         self._killer = Killer(self._is_doomed)
@@ -138,8 +142,8 @@ class Supervisor:
         origin: Origin,
         attribution: Attribution,
         command: tuple[str, ...],
+        about: Stat | None = None,
     ) -> Process:
-        about = procfs.stat(pid) if origin is Origin.ADOPTED else None
         known = self._activations.get(activation)
         process = self.processes.add(
             pid,
@@ -156,9 +160,13 @@ class Supervisor:
 
     # -- whose it is -----------------------------------------------------------
 
-    def attribute(self, pid: int) -> tuple[int, Attribution]:
-        """The activation that any process belongs to, alive or a zombie."""
-        about = procfs.stat(pid)
+    def attribute(self, pid: int, about: Stat | None = None) -> tuple[int, Attribution]:
+        """The activation that any process belongs to, alive or a zombie.
+
+        Args:
+            about: what ``procfs.stat`` said of it just now.
+        """
+        about = about or procfs.stat(pid)
         if about is None:
             return NO_ACTIVATION, Attribution.NONE
         evidence = Evidence(
@@ -197,11 +205,23 @@ class Supervisor:
         for pid in procfs.children():
             self._adopt(pid)
 
+    def adopt_above(self, pid: int) -> None:
+        """Find the one orphan that a process is, or descends from; the others cost no time."""
+        for ancestor in _ancestors(pid):
+            if ancestor == os.getpid():
+                self._adopt(pid)
+                return
+            pid = ancestor
+
     def _adopt(self, pid: int) -> None:
         if pid not in self.processes and pid != self._guardian.pid:
-            activation, how = self.attribute(pid)
-            self._kill_if_doomed(pid, activation)
-            self._record(pid, activation, Origin.ADOPTED, how, procfs.command(pid))
+            self._take(pid, procfs.stat(pid))
+
+    def _take(self, pid: int, about: Stat | None) -> None:
+        activation, how = self.attribute(pid, about)
+        self._kill_if_doomed(pid, activation)
+        command = procfs.command(pid, about)
+        self._record(pid, activation, Origin.ADOPTED, how, command, about)
 
     # -- reaping ---------------------------------------------------------------
 
@@ -219,19 +239,8 @@ class Supervisor:
             # What was forked in the moment that its parent was killed.
             self._killer.chase(CHASES)
         done = reaper.reap(self._adopt, self._on_death)
-        if any(not self.processes.of_activation(each) for each in self._touched):
-            # The dead may have left orphans, which are our children since before
-            # their parent became a zombie.
-            self.adopt()
-        for activation in list(self._touched):
-            service = self._touched.pop(activation)
-            if self.processes.of_activation(activation):
-                continue
-            self._doomed.discard(activation)
-            if activation != NO_ACTIVATION:
-                self._forget(activation)
-                self._events.activation_emptied(activation, service)
-        if done:
+        self._tell_emptied()
+        if done and not self._leaving and not self._touched:
             self._next_batch.cancel()
             self._next_batch = None
         for predicate, waiter in self._waiters:
@@ -252,6 +261,43 @@ class Supervisor:
         if activation is None:
             activation, _ = self.attribute(pid)
         return activation in self._doomed
+
+    def _tell_emptied(self) -> None:
+        """Tell which activations have no process left, as far as that is certain.
+
+        The dead may have left orphans, which are our children since before their
+        parent became a zombie. They are looked at a batch in a turn, since there may
+        be thousands; the newest first, since what dies last keeps an activation from
+        being looked at again.
+        """
+        if not self._leaving:
+            self._leaving, self._touched = self._touched, {}
+            self._unseen = procfs.children() if self._seem_empty() else []
+        empty = self._seem_empty()
+        looks = reaper.BATCH
+        while empty and self._unseen and looks:
+            pid = self._unseen.pop()
+            if pid in self.processes or pid == self._guardian.pid:
+                continue
+            looks -= 1
+            about = procfs.stat(pid)
+            # It may have been reaped since the list was made, and its PID be another's.
+            if about is not None and about.ppid == os.getpid():
+                self._take(pid, about)
+                empty = self._seem_empty()
+        if empty and self._unseen:
+            return
+        for activation in list(self._leaving):
+            service = self._leaving.pop(activation)
+            if activation not in empty or activation in self._touched:
+                continue
+            self._doomed.discard(activation)
+            if activation != NO_ACTIVATION:
+                self._forget(activation)
+                self._events.activation_emptied(activation, service)
+
+    def _seem_empty(self) -> set[int]:
+        return {each for each in self._leaving if not self.processes.of_activation(each)}
 
     def _kill_if_doomed(self, pid: int, activation: int) -> None:
         if activation in self._doomed:

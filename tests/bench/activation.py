@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import signal
 import statistics
@@ -74,7 +72,7 @@ def _at_least_two(text: str) -> int:
 
 def _measure(at: Place, options: argparse.Namespace) -> dict[str, Any]:
     chance = random.Random(options.seed)  # noqa: S311 - an order that can be repeated
-    about = _about()
+    about = programs.about()
     rounds = _activation(at, options.rounds, chance)
     base = rounds[KINDS[0].key]
     return {
@@ -147,17 +145,6 @@ def _startup(at: Place, count: int, chance: random.Random) -> dict[str, list[flo
             with bus(kind, at) as running:
                 taken[kind.key].append(running.startup)
     return taken
-
-
-def _about() -> dict[str, Any]:
-    return {
-        "uid": os.getuid(),
-        "engines": [programs.version("dbus-daemon"), programs.version("dbus-broker")],
-        "kernel": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg()[0],
-    }
 
 
 def _judged_ratio(sample: Sequence[int], base: Sequence[int], goal: float) -> dict[str, Any]:

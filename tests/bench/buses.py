@@ -110,11 +110,16 @@ class Bus:
 
     def resident(self) -> int:
         """The resident set of its process, in bytes."""
-        with open(f"/proc/{self.pid}/status", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("VmRSS:"):
-                    return int(line.split()[1]) * 1024
-        raise AssertionError
+        return resident(self.pid)
+
+
+def resident(pid: int) -> int:
+    """The resident set of a process, in bytes."""
+    with open(f"/proc/{pid}/status", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    raise AssertionError
 
 
 @contextmanager

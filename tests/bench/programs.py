@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 SOURCES: Final = Path(__file__).parent
 # Program to the Debian package that it is in.
@@ -50,13 +52,32 @@ def build(directory: Path) -> Programs:
         BenchError: the compiler did not do it; its output is in the text.
     """
     flags = _pkg_config("--cflags", "--libs").stdout.split()
-    for name in ("service", "client"):
-        command = ["cc", "-O2", "-Wall", "-Wextra", "-o", str(directory / name)]
-        command += [str(SOURCES / f"{name}.c"), *flags]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise BenchError(f"{name}.c does not compile:\n{done.stderr}")
-    return Programs(directory / "service", directory / "client")
+    return Programs(
+        compiled(SOURCES / "service.c", directory, *flags),
+        compiled(SOURCES / "client.c", directory, *flags),
+    )
+
+
+def compiled(source: Path, directory: Path, *flags: str) -> Path:
+    """Compile one program into a directory; raises as ``build``."""
+    target = directory / source.stem
+    command = ["cc", "-O2", "-Wall", "-Wextra", "-o", str(target), str(source), *flags]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise BenchError(f"{source.name} does not compile:\n{done.stderr}")
+    return target
+
+
+def about() -> dict[str, Any]:
+    """Where and with what is measured."""
+    return {
+        "uid": os.getuid(),
+        "engines": [version("dbus-daemon"), version("dbus-broker")],
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg()[0],
+    }
 
 
 def version(program: str) -> str:

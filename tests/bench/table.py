@@ -12,13 +12,9 @@ if TYPE_CHECKING:
 
 def of(results: Mapping[str, Any]) -> str:
     """A table of what ``activation`` measured."""
-    about = results["about"]
     rounds = len(results["activation"][KINDS[0].key]["rounds_ns"])
     lines = [
-        (
-            f"uid {about['uid']}, {', '.join(about['engines'])}, {about['kernel']}, "
-            f"Python {about['python']}, {about['cpus']} CPUs, load {about['load']:.2f}"
-        ),
+        _heading(results["about"]),
         "",
         f"cold activation, {rounds} rounds: a call to an unowned name until its answer, in ms",
         f"{'':24}{'median':>8}{'quartiles':>16}{'95 %':>8}{'ratio':>8}{'95 % conf.':>14}  goal",
@@ -54,6 +50,35 @@ def of(results: Mapping[str, Any]) -> str:
             f"{f'{min(starts) * 1e3:.1f} - {max(starts) * 1e3:.1f}':>16}"
         )
     return "\n".join(lines)
+
+
+def of_storm(results: Mapping[str, Any]) -> str:
+    """A table of what ``storm`` measured."""
+    lines = [_heading(results["about"])]
+    for mode, how in (("stream", "one after the other"), ("burst", "released together")):
+        lines += [
+            "",
+            f"{results['count']} orphans, {how}, {results['rounds']} rounds: exits per second",
+            f"{'':28}{'median':>8}{'quartiles':>16}{'ratio':>8}{'95 % conf.':>14}",
+        ]
+        for title, taken in results[mode].items():
+            low, high = taken["quartiles"]
+            line = f"{title:28}{taken['median']:8.0f}{f'{low:.0f} - {high:.0f}':>16}"
+            if "ratio" in taken:
+                low, high = taken["interval_95"]
+                line += f"{taken['ratio']:8.2f}{f'{low:.2f} - {high:.2f}':>14}"
+            lines.append(line)
+    lines += ["", "resident memory in MB, after a first storm and after the last"]
+    for title, (before, after) in results["resident"].items():
+        lines.append(f"{title:28}{before / 1e6:8.2f}{after / 1e6:16.2f}")
+    return "\n".join(lines)
+
+
+def _heading(about: Mapping[str, Any]) -> str:
+    return (
+        f"uid {about['uid']}, {', '.join(about['engines'])}, {about['kernel']}, "
+        f"Python {about['python']}, {about['cpus']} CPUs, load {about['load']:.2f}"
+    )
 
 
 def _goal(judged: Mapping[str, Any]) -> str:

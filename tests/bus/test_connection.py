@@ -94,6 +94,30 @@ async def test_a_burst_larger_than_the_sockets_buffer_arrives_in_order(
     assert connection.behind == 0
 
 
+async def test_what_is_corked_leaves_at_the_end_in_order(link: tuple[Connection, Peer]) -> None:
+    connection, peer = link
+    with connection.corked():
+        for number in range(3):
+            connection.send(changed(number, "x"))
+        with pytest.raises(BlockingIOError):
+            peer.sock.recv(1)
+    for number in range(3):
+        assert (await peer.read()).body == [number, "x"]
+
+
+async def test_it_is_told_when_the_peer_has_caught_up(link: tuple[Connection, Peer]) -> None:
+    connection, peer = link
+    log = Log()
+    connection.on_caught_up = lambda: log.append(connection.is_caught_up)
+    for number in range(50):
+        connection.send(changed(number, "x" * 100_000))
+    assert not connection.is_caught_up
+    for _ in range(50):
+        await peer.read()
+    await log.until_length(1)
+    assert log == [True]
+
+
 @pytest.mark.parametrize(
     ("count", "payload"), [(3000, "x" * 50), (50, "x" * 100_000)], ids=["many", "large"]
 )

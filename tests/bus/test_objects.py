@@ -466,9 +466,10 @@ async def test_calls_that_wait_for_a_slow_caller_end_with_the_connection(served:
 
 
 async def test_signals_go_out_before_the_answer_that_implies_them(served: Served) -> None:
-    served.server.before_reply = lambda: served.server.emit(
-        ROOT, Test.spec, "Happened", [str(served.test.calls)]
-    )
+    async def say() -> None:
+        served.server.emit(ROOT, Test.spec, "Happened", [str(served.test.calls)])
+
+    served.server.before_reply = say
     for how in ("nothing", "outcome"):
         serial = await served.send(ROOT, TEST, "Fail", "s", how)
         assert (await served.peer.read()).member == "Happened"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -30,6 +31,34 @@ def c_service() -> Iterator[Path]:
     directory.chmod(0o755)
     yield buses.build_service(directory)
     buses.remove(directory)
+
+
+@pytest.fixture(scope="session")
+def storm_maker(c_service: Path) -> Path:
+    """``storm.c``, compiled beside the service."""
+    target = c_service.parent / "storm"
+    subprocess.run(
+        [
+            "cc",
+            "-O1",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-o",
+            target,
+            Path(__file__).with_name("storm.c"),
+        ],
+        check=True,
+    )
+    return target
+
+
+@pytest.fixture
+def storm_program(storm_maker: Path) -> Iterator[Path]:
+    """``storm_maker``, for one test at a time: two storms would use up the PIDs."""
+    with open(Path(__file__).with_name("storm.c"), "rb") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield storm_maker
 
 
 @pytest.fixture(scope="session")

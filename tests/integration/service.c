@@ -19,7 +19,8 @@
  *   -w  wait for FILE (a FIFO) to be opened and closed before the above
  *
  * Methods of org.activation.Test, on any path:
- *   Echo(s) -> s, Exit(i), Raise(i), Release(), Environment() -> as
+ *   Echo(s) -> s, Exit(i), Raise(i), Release(), Environment() -> as,
+ *   Run(s) -> i (a command of the shell, until its end)
  */
 #define _GNU_SOURCE
 #include <dbus/dbus.h>
@@ -186,6 +187,10 @@ static void serve(DBusConnection *bus, const char *name)
                     add_environment(reply);
                 } else if (!strcmp(member, "Release")) {
                     dbus_bus_release_name(bus, name, NULL);
+                } else if (!strcmp(member, "Run")) {
+                    dbus_message_get_args(call, NULL, DBUS_TYPE_STRING, &text, DBUS_TYPE_INVALID);
+                    number = system(text);
+                    dbus_message_append_args(reply, DBUS_TYPE_INT32, &number, DBUS_TYPE_INVALID);
                 } else {
                     dbus_message_get_args(call, NULL, DBUS_TYPE_INT32, &number, DBUS_TYPE_INVALID);
                     if (!strcmp(member, "Exit"))

@@ -7,12 +7,11 @@ import contextlib
 import gc
 import logging
 import os
-import re
 import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from broker.activation import KILL_PERIOD, Activator, Limits, Output, Unit
+from broker.activation import Activator, Limits, Output, Unit
 from broker.api import paths
 from broker.api.callers import BusCallers
 from broker.api.publisher import Publisher
@@ -25,7 +24,8 @@ from broker.catalog.catalog import Directory, load
 from broker.control import DaemonControl
 from broker.core.environment import inherited
 from broker.core.exits import CLD_EXITED
-from broker.engine.base import EngineSettings
+from broker.ending import ENGINE_STOP_TIMEOUT, Ending
+from broker.engine.base import EngineSettings, machine_id
 from broker.engine.choose import choose
 from broker.errors import (
     EngineFailed,
@@ -55,13 +55,8 @@ PRIMARY_OWNER: Final = 1
 # An engine with an activation timeout of its own must not be the first to give
 # up: it would answer without the reason. In seconds beyond our own timeouts.
 ENGINE_PATIENCE: Final = 10.0
-# For the engine to end after SIGTERM, and for callers to take their last
-# answers; it is killed, or they are left, after that.
-ENGINE_STOP_TIMEOUT: Final = 2.0
 # For the process of an engine that hangs up to end as well, since how says more.
 ENGINE_EXIT_TIMEOUT: Final = 0.5
-# So often in vain SIGKILL is sent at the end to whatever forks faster than it is found.
-KILL_ROUNDS: Final = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +115,15 @@ class Daemon:
         settings = EngineSettings(
             program=program,
             listener=config.listener,
-            machine_id=_machine_id(),
+            machine_id=machine_id(),
             start_timeout=config.limits.activation_timeout
             + config.limits.stop_timeout
             + ENGINE_PATIENCE,
         )
         self._engine = engine(settings, self, self.supervisor.spawn)
+        self._ending = Ending(
+            self.supervisor, self._activator, self._engine, config.limits.stop_timeout
+        )
 
     # -- beginning and end -----------------------------------------------------
 
@@ -187,7 +185,7 @@ class Daemon:
 
     async def _serve(self) -> None:
         self._names = NameWatch(self._connection, self)
-        self._server = ObjectServer(self._connection, paths.ROOT, _machine_id())
+        self._server = ObjectServer(self._connection, paths.ROOT, machine_id())
         self._control.engine_version = self._engine.version
         self._control.bus_address = self.bus_address
         callers = BusCallers(self._connection)
@@ -222,7 +220,7 @@ class Daemon:
     async def stop(self) -> None:
         """End every service, then the bus, then whatever else is still there."""
         self._closing = True
-        await self._stop_processes()
+        await self._ending.stop_processes()
         if not self._stopped_services.done():
             self._stopped_services.set_result(None)
         if self._publisher is not None:
@@ -234,7 +232,7 @@ class Daemon:
             self._publisher.close()
             self._connection.on_closed = lambda: None
             self._connection.close()
-        await self._stop_engine()
+        await self._ending.stop_engine()
         self._activator.close_logs()
         self._loop.remove_reader(self._signal_fd)
         os.close(self._signal_fd)
@@ -251,50 +249,6 @@ class Daemon:
         for caller in self._exit_callers:
             with contextlib.suppress(Outcome):
                 await self._connection.call(caller, "/", "org.freedesktop.DBus.Peer", "Ping")
-
-    async def _stop_processes(self) -> None:
-        """End everything but the engine: SIGTERM, SIGKILL, and in the end a complaint."""
-        closing = self._loop.create_task(self._activator.close())
-        # What belongs to no service: orphans, and what a command left behind.
-        for pid in self.supervisor.tree(""):
-            if pid != self._engine.pid:
-                self.supervisor.signal_process(pid, signal.SIGTERM)
-        grace = self.config.limits.stop_timeout
-        if not await self.supervisor.until(self._only_engine, grace) and not await self._kill():
-            # A process that has become another user's, for all that we may do.
-            log.error("processes that cannot be ended are left: %s", self._others())
-            closing.cancel()
-        await asyncio.gather(closing, return_exceptions=True)
-
-    async def _kill(self) -> bool:
-        """SIGKILL to everything but the engine until it has gone, or does not get less."""
-        rounds, least = 0, len(self.supervisor.processes)
-        while rounds < KILL_ROUNDS:
-            self.supervisor.signal(None, signal.SIGKILL, self._engine.pid)
-            if await self.supervisor.until(self._only_engine, KILL_PERIOD):
-                return True
-            # On a busy machine the dead alone may be thousands.
-            left = len(self.supervisor.processes)
-            rounds = 0 if left < least else rounds + 1
-            least = min(left, least)
-        return False
-
-    def _others(self) -> list[int]:
-        return [pid for pid in self.supervisor.tree(None) if pid != self._engine.pid]
-
-    def _only_engine(self) -> bool:
-        live = self.supervisor.processes.live()
-        return all(process.pid == self._engine.pid for process in live)
-
-    async def _stop_engine(self) -> None:
-        self._engine.stop()
-        pid = self._engine.pid
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if pid in self.supervisor.processes:
-                self.supervisor.signal_process(pid, number)
-                await self.supervisor.until(
-                    lambda: pid not in self.supervisor.processes, ENGINE_STOP_TIMEOUT
-                )
 
     def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Something failed that must not: the session ends, and says why."""
@@ -487,13 +441,3 @@ class Daemon:
     def spawn(self, program: Program) -> Process:
         """Start a program that belongs to no service; raises SpawnRefusedError."""
         return self.supervisor.spawn(program)
-
-
-def _machine_id() -> str:
-    """The host's, which clients compare with their own; a made-up one where there is none."""
-    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
-        with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as file:
-            text = file.read(64).strip()
-            if re.fullmatch("[0-9a-f]{32}", text):
-                return text
-    return os.urandom(16).hex()

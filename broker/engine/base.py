@@ -159,6 +159,16 @@ class Engine(ABC):
         return match[1]
 
 
+def machine_id() -> str:
+    """The host's, which clients compare with their own; a made-up one where there is none."""
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as file:
+            text = file.read(64).strip()
+            if re.fullmatch("[0-9a-f]{32}", text):
+                return text
+    return os.urandom(16).hex()
+
+
 class Complaints:
     """The diagnostics of a bus, line by line into our log.
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from broker.process import spare
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 # A kernel may lack CONFIG_PROC_CHILDREN.
@@ -136,6 +139,24 @@ def _children_by_parent(parent: int) -> list[int]:
         if about is not None and about.ppid == parent:
             found.append(int(name))
     return found
+
+
+def parent(pid: int) -> int:
+    """Of a process, alive or a zombie; 0 if it has gone."""
+    about = stat(pid)
+    return about.ppid if about else 0
+
+
+def ancestors(pid: int) -> Iterator[int]:
+    """The parent of a process, that one's parent, and so on, as far as they live."""
+    about = stat(pid)
+    while about is not None and about.ppid > 0:
+        above = stat(about.ppid)
+        if above is None or above.start_ticks > about.start_ticks:
+            # It has ended in between, and who has its PID now is nobody's ancestor.
+            return
+        yield about.ppid
+        about = above
 
 
 def alive(pid: int) -> bool:

@@ -27,7 +27,7 @@ from broker.process.spawn import Program, SpawnRefusedError, spawn
 from broker.process.tag import Tagger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from broker.process.procfs import Stat
     from broker.process.reaper import Death
@@ -194,7 +194,7 @@ class Supervisor:
         activation, _ = self.attribute(pid)
         if activation in self._activations:
             return self._activations[activation].service
-        for ancestor in _ancestors(pid):
+        for ancestor in procfs.ancestors(pid):
             process = self.processes.get(ancestor)
             if process is not None:
                 return process.service
@@ -207,7 +207,7 @@ class Supervisor:
 
     def adopt_above(self, pid: int) -> None:
         """Find the one orphan that a process is, or descends from; the others cost no time."""
-        for ancestor in _ancestors(pid):
+        for ancestor in procfs.ancestors(pid):
             if ancestor == os.getpid():
                 self._adopt(pid)
                 return
@@ -255,7 +255,7 @@ class Supervisor:
             return False
         # What is to be caught has mostly a tag, and is gone while anything else is read.
         activation, _ = self._marks.attribute(Evidence(tag.read(pid), "", 0, 0))
-        if not (self._guardian.knows(pid) or _parent(pid) == os.getpid()):
+        if not (self._guardian.knows(pid) or procfs.parent(pid) == os.getpid()):
             # Another broker's: they all count down from the same tag.
             return False
         if activation is None:
@@ -430,7 +430,7 @@ class Supervisor:
                 # The PID may have been given to somebody else since it was listed; the
                 # descriptor holds whoever has it now, so now is the time to look. Its
                 # parent may have ended since, and left it to us.
-                if os.getpid() not in _ancestors(pid):
+                if os.getpid() not in procfs.ancestors(pid):
                     raise ProcessLookupError(f"process {pid} is not below us")
                 signal.pidfd_send_signal(fd, number)
             finally:
@@ -442,22 +442,6 @@ class Supervisor:
         self._cgroups.close()
         spare.let_go()
         self._guardian.end()
-
-
-def _parent(pid: int) -> int:
-    about = procfs.stat(pid)
-    return about.ppid if about else 0
-
-
-def _ancestors(pid: int) -> Iterator[int]:
-    about = procfs.stat(pid)
-    while about is not None and about.ppid > 0:
-        parent = procfs.stat(about.ppid)
-        if parent is None or parent.start_ticks > about.start_ticks:
-            # It has ended in between, and who has its PID now is nobody's ancestor.
-            return
-        yield about.ppid
-        about = parent
 
 
 def _honest(usage: Usage, process: Process) -> Usage:

@@ -241,13 +241,14 @@ class Supervisor:
         process = self.processes.get(pid)
         if process is not None:
             return process.activation in self._doomed
-        # What is to be caught has mostly a tag, and is gone while anything else is read.
-        activation, _ = self._marks.attribute(Evidence(tag.read(pid), "", 0, 0))
-        if activation is None and (about := procfs.stat(pid)) is not None:
-            activation, _ = self.attribute(pid)
-            if activation == NO_ACTIVATION and about.ppid != os.getpid():
-                return False
-        return activation in self._doomed and pid != self._guardian.pid
+        # Whoever is not below us may bear the same tag: another broker's service, or it.
+        ancestors = list(_ancestors(pid))
+        if os.getpid() not in ancestors or pid == self._guardian.pid:
+            return False
+        activation, _ = self.attribute(pid)
+        if activation == NO_ACTIVATION and ancestors[0] != os.getpid():
+            return False
+        return activation in self._doomed
 
     def _kill_if_doomed(self, pid: int, activation: int) -> None:
         if activation in self._doomed:

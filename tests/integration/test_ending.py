@@ -46,7 +46,7 @@ def check(witness: Witness) -> None:
 async def test_stop_service_ends_all_of_it_before_it_returns(
     place: Place, witness: Witness, kinds: str
 ) -> None:
-    async with place.serve("--stop-timeout=0.2") as bus:
+    async with place.serve("--stop-timeout=2") as bus:
         await bus.echo(NAME)
         await witness.hear(kinds)
         await bus.client.call("StopService", "s", NAME)
@@ -60,7 +60,7 @@ async def test_stop_service_ends_all_of_it_before_it_returns(
 async def test_the_end_of_serve_is_the_end_of_all(
     place: Place, witness: Witness, kinds: str, way: str
 ) -> None:
-    async with place.serve("--stop-timeout=0.2") as bus:
+    async with place.serve("--stop-timeout=2") as bus:
         await bus.echo(NAME)
         await witness.hear(kinds)
         if way == "Exit":
@@ -83,7 +83,7 @@ async def test_the_end_of_run_is_the_end_of_all(place: Place, witness: Witness, 
         f"busctl --address=$DBUS_SESSION_BUS_ADDRESS call {NAME} / org.activation.Test Echo s hi\n"
         f"read line < {go}\nexit 7\n",
     )
-    options = [f"--engine={place.engine}", f"--services={place.services}", "--stop-timeout=0.2"]
+    options = [f"--engine={place.engine}", f"--services={place.services}", "--stop-timeout=2"]
     process = place.user.popen(
         [place.user.command, "run", *options, "--", script],
         env=place.environ(),

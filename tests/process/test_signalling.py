@@ -175,6 +175,11 @@ def test_a_process_that_is_not_below_us_is_never_signalled(child: str) -> None:
     }
 
 
+def test_another_brokers_process_with_the_same_tag_is_not_killed(child: str) -> None:
+    value = run(signalling.same_tag, child)
+    assert value == {"same": True, "hit": False, "code": 5}
+
+
 def test_a_pid_that_has_become_a_strangers_is_not_signalled(child: str) -> None:
     value = run(signalling.reused, child)
     assert value["tree"] is True

@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import resource
 import select
 import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from broker.process import procfs
+from broker.process import procfs, tag
 from broker.process.spawn import Program, spawn
+from broker.process.tag import RLIMIT_LOCKS
 from tests.process.harness import WAIT, Broker, in_child, pipe
 
 if TYPE_CHECKING:
@@ -303,6 +305,30 @@ async def _signal_strangers(child: str, sibling: int) -> Any:
         }
         await broker.all_emptied(2)
         return {"sent": sent}
+
+
+def same_tag(child: str) -> Any:
+    """A service is killed that has the tag of a process which is not below the broker."""
+    with pipe() as (reader, release):
+        argv = [child, "plain", "5", "wait"]
+        sibling = spawn(Program(argv=argv, name="", environ={}, fds={3: reader}))
+        found = in_child(_kill_beside, child, sibling)
+        release()
+        found["code"] = os.waitstatus_to_exitcode(os.waitpid(sibling, 0)[1])
+    return found
+
+
+async def _kill_beside(child: str, stranger: int) -> Any:
+    async with Broker() as broker:
+        own = broker.spawn([child, "plain", "0", "pause"], "org.test.Own")
+        value = tag.read(own.pid)
+        assert value is not None
+        resource.prlimit(stranger, RLIMIT_LOCKS, (value, value))
+        broker.supervisor.signal("org.test.Own", signal.SIGKILL)
+        # It is among the newest processes, or might be.
+        hit = broker.supervisor._killer.kill_each([stranger])  # noqa: SLF001 - as a chase does
+        await broker.all_emptied(1)
+        return {"same": tag.read(stranger) == value, "hit": hit}
 
 
 def reused(child: str) -> Any:

@@ -19,6 +19,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
+from broker.bus.authentication import Authentication
 from broker.bus.codec import (
     MalformedMessageError,
     Message,
@@ -38,10 +39,6 @@ log = logging.getLogger(__name__)
 
 # libdbus's and sd-bus's default.
 CALL_TIMEOUT: Final = 25.0
-# "DATA", "OK <32 hex digits>" and "AGREE_UNIX_FD" fit many times; whoever sends
-# more than this without a line end is no D-Bus server.
-MAX_AUTH_BYTES: Final = 4096
-
 # At once; a message of an activation has a tenth of a kilobyte.
 READ_BYTES: Final = 65536
 
@@ -74,8 +71,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[None] = self._loop.create_future()
-        self._auth = bytearray()
-        self._expected = [b"DATA", b"OK"] + ([b"AGREE_UNIX_FD"] if pass_fds else [])
+        self._authentication = Authentication(pass_fds=pass_fds)
         self._splitter = Splitter()
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._closing = False  # by us, not by the peer
@@ -136,14 +132,9 @@ class Connection(asyncio.BufferedProtocol):
     # -- asyncio.BufferedProtocol ------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send the whole authentication in one piece.
-
-        No identity is given: the server takes the socket's credentials, the
-        only one it would accept. (Spelt out, it is wrong in a user namespace.)
-        """
+        """Send the whole authentication in one piece."""
         self._transport = cast("asyncio.Transport", transport)
-        negotiate = b"NEGOTIATE_UNIX_FD\r\n" if self._pass_fds else b""
-        self._transport.write(b"\0AUTH EXTERNAL\r\nDATA\r\n" + negotiate + b"BEGIN\r\n")
+        self._transport.write(self._authentication.opening)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to read to: asyncio's own way maps and unmaps 256 KiB for each message."""
@@ -154,10 +145,17 @@ class Connection(asyncio.BufferedProtocol):
         """Authentication lines first, then messages."""
         data = bytes(self._buffer[:nbytes])
         if not self._ready.done():
-            self._auth += data
-            data = self._read_auth()
-            if not self._ready.done() or self._ready.cancelled() or self._ready.exception():
+            try:
+                rest = self._authentication.feed(data)
+            except Disconnected as e:
+                self._ready.set_exception(e)
+                self.close()
                 return
+            if rest is None:
+                return
+            self.guid = self._authentication.guid
+            self._ready.set_result(None)
+            data = rest
         try:
             for frame in self._splitter.feed(data):
                 self._read_message(frame)
@@ -198,29 +196,6 @@ class Connection(asyncio.BufferedProtocol):
         self.on_caught_up()
 
     # -- reading ---------------------------------------------------------------
-
-    def _read_auth(self) -> bytes:
-        while self._expected:
-            line, end, rest = bytes(self._auth).partition(b"\r\n")
-            if not end:
-                if len(self._auth) > MAX_AUTH_BYTES:
-                    self._refused("a line without end")
-                return b""
-            self._auth[:] = rest
-            word, _, argument = line.partition(b" ")
-            if word != self._expected.pop(0):
-                self._refused(ascii(line[:100].decode("latin-1")))
-                return b""
-            if word == b"OK":
-                self.guid = argument.decode("ascii", "backslashreplace")
-        self._ready.set_result(None)
-        rest, self._auth = bytes(self._auth), bytearray()
-        return rest
-
-    def _refused(self, answer: str) -> None:
-        if not self._ready.done():
-            self._ready.set_exception(Disconnected(f"the server refused us: {answer}"))
-        self.close()
 
     def _read_message(self, frame: bytes) -> None:
         try:

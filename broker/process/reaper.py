@@ -12,14 +12,18 @@ are gone. ECHILD and "none dead" are the only ends of a drain.
 from __future__ import annotations
 
 import os
+import resource
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from broker.core.attribution import Origin
 from broker.core.exits import Exit
 from broker.core.processes import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from broker.core.processes import Process
 
 # Children reaped in one turn of the event loop: some 5 ms of work, so that the
 # bus is served in the middle of a storm.
@@ -70,3 +74,16 @@ def reap(identify: Callable[[int], None], on_death: Callable[[Death], None]) -> 
                 )
             )
     return False
+
+
+def honest(usage: Usage, process: Process) -> Usage:
+    """Without a peak memory that is our own.
+
+    posix_spawn's child runs on our memory until it executes, and the kernel
+    keeps the peak over exec: a small service would show the broker's size.
+    """
+    if process.origin is Origin.SPAWNED:
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if usage.max_rss <= own:
+            return Usage(usage.user, usage.system, 0)
+    return usage

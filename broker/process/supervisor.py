@@ -12,13 +12,12 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from broker.core.attribution import Attribution, Evidence, Marks, Origin
-from broker.core.processes import Process, Processes, Usage
+from broker.core.processes import Process, Processes
 from broker.process import clock, procfs, reaper, spare, tag
 from broker.process.cgroup import Cgroups
 from broker.process.guardian import Guardian
@@ -312,7 +311,7 @@ class Supervisor:
         process = self.processes.get(death.pid)
         assert process is not None
         self._touched[process.activation] = process.service
-        usage = _honest(death.usage, process)
+        usage = reaper.honest(death.usage, process)
         self._events.process_exited(*self.processes.end(death.pid, death.exit, usage, clock.now()))
 
     def _forget(self, activation: int) -> None:
@@ -442,16 +441,3 @@ class Supervisor:
         self._cgroups.close()
         spare.let_go()
         self._guardian.end()
-
-
-def _honest(usage: Usage, process: Process) -> Usage:
-    """Without a peak memory that is our own.
-
-    posix_spawn's child runs on our memory until it executes, and the kernel
-    keeps the peak over exec: a small service would show the broker's size.
-    """
-    if process.origin is Origin.SPAWNED:
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        if usage.max_rss <= own:
-            return Usage(usage.user, usage.system, 0)
-    return usage

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker.bus.connection import MAX_AUTH_BYTES, Connection
+from broker.bus.authentication import MAX_AUTH_BYTES
+from broker.bus.connection import Connection
 from broker.errors import Disconnected, NoReply
 from tests.bus import wire
 from tests.bus.peer import AUTHENTICATION, GUID, PATIENCE, Log, Peer, connected, open_fds

@@ -94,11 +94,12 @@ ARGUMENTS: Final[dict[str, list[Any]]] = {
     "KillService": [NAME, "all", 9],
     "ResetFailed": [NAME],
     "GetService": [NAME],
+    "GetLog": [NAME, 0, 0],
     "SetEnvironment": [["LD_PRELOAD=/x.so"]],
     "UnsetEnvironment": [["HOME"]],
     "Kill": ["all", 9],
 }
-READERS: Final = {"GetService", "GetServiceByPID", "GetProcess", "ListServices"}
+READERS: Final = {"GetLog", "GetService", "GetServiceByPID", "GetProcess", "ListServices"}
 
 
 async def test_a_stranger_reads_everything_and_changes_nothing(place: Place) -> None:
@@ -108,7 +109,7 @@ async def test_a_stranger_reads_everything_and_changes_nothing(place: Place) -> 
     python = place.user.command.parent / "python"
     script = place.write("open-bus", OPEN_BUS.format(python=python))
     place = dataclasses.replace(place, user=dataclasses.replace(place.user, command=script))
-    async with place.serve() as bus:
+    async with place.serve("--output=capture") as bus:
         await bus.echo(NAME)
         before = await bus.client.snapshot()
         environment = await bus.client.get(ROOT, MANAGER, "Environment")

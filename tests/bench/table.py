@@ -74,6 +74,24 @@ def of_storm(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def of_ending(results: Mapping[str, Any]) -> str:
+    """A table of what ``ending`` measured."""
+    lines = [_heading(results["about"])]
+    for kind, what in (("hop", "processes that fork and go"), ("sleep", "daemons")):
+        lines += [
+            "",
+            f"{what}, {results['rounds']} rounds: from the order until none is left, in ms",
+            f"{'':32}{'median':>8}{'quartiles':>16}{'95 %':>8}",
+        ]
+        for title, taken in results["trees"][kind].items():
+            low, high = (each / 1e6 for each in taken["quartiles_ns"])
+            lines.append(
+                f"{title:32}{taken['median_ns'] / 1e6:8.1f}{f'{low:.1f} - {high:.1f}':>16}"
+                f"{taken['p95_ns'] / 1e6:8.1f}"
+            )
+    return "\n".join(lines)
+
+
 def _heading(about: Mapping[str, Any]) -> str:
     return (
         f"uid {about['uid']}, {', '.join(about['engines'])}, {about['kernel']}, "

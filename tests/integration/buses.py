@@ -162,6 +162,8 @@ class Bus:
             raise AssertionError(f"serve failed: {await self.ended()}")
         self._client = await Client.connect(self.address)
         await self.client.subscribe(self._on_signal)
+        # Answered after the broker has closed what it had printed its address on.
+        await self.client.call("ListServices")
         return self
 
     def _on_signal(self, signal: Signal) -> None:
@@ -266,11 +268,12 @@ class Bus:
                 await self._changed.wait()
 
     def tree(self) -> list[int]:
-        """Every live process below the broker."""
+        """Every live process below the broker, but its guardian."""
         found = [self.pid]
         for pid in found:
             found += procfs.children_of(pid)
-        return [pid for pid in found[1:] if procfs.alive(pid)]
+        spared = guardians_of(self.pid)
+        return [pid for pid in found[1:] if pid not in spared and procfs.alive(pid)]
 
 
 def build_service(directory: Path) -> Path:

@@ -11,7 +11,7 @@ from broker.bus import address
 from broker.bus.connection import Connection
 from broker.client import BUS_NAME
 from broker.errors import RemoteError
-from broker.process import procfs
+from broker.process import guardian, procfs
 
 if TYPE_CHECKING:
     from broker.bus.codec import Message
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DRIVER: Final = "org.freedesktop.DBus"
 # Children of the broker that are no service's: the engine, and by its comm the
 # process that would end them all if the broker were killed.
-OWN_CHILDREN: Final = {"dbus-broker", "dbus-daemon", "guardian"}
+OWN_CHILDREN: Final = {"dbus-broker", "dbus-daemon", guardian.NAME}
 # Counts activations down (broker.process.tag); every other limit stays as it is.
 COUNTED_LIMIT: Final = "Max file locks"
 

@@ -93,6 +93,7 @@ class Publisher:
         self._add(path, ServiceObject(unit, self._control, self._callers))
         if announce:
             self._mark(path)
+            self._mark(paths.ROOT)  # it counts them
         else:
             self._assume_said(path)
 
@@ -101,6 +102,7 @@ class Publisher:
         path = paths.of_service(name)
         self._remove(path)
         self._mark(path)
+        self._mark(paths.ROOT)
 
     def service_changed(self, unit: Unit) -> None:
         """Something of a service may be new."""

@@ -94,7 +94,9 @@ async def test_all_of_a_killed_serve_ends_and_nothing_of_another(
             await witness.hear(kinds)
             await inner_witness.hear("he")
             await beside_witness.hear("e")
-            mine, theirs = (watch(each.tree(), stack) for each in (bus, other))
+            mine, theirs = (
+                watch([*each.tree(), *guardians_of(each.pid)], stack) for each in (bus, other)
+            )
             assert len(mine) > 12
             # Nothing but the instance tells their services apart.
             tags = [tag.read(await each.get(NAME, "MainPID")) for each in (bus, other)]

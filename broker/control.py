@@ -100,7 +100,7 @@ class DaemonControl:
 
     async def start_service(self, unit: Unit) -> None:
         """Of ``Control``."""
-        _check_room(unit, unit.service.waiting)
+        _check_room(unit, len(unit.service.waiting))
         await self._activator.start(unit)
 
     async def stop_service(self, unit: Unit) -> None:

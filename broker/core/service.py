@@ -64,6 +64,7 @@ class Service:
         exec_main_pid, exec_main_exit, exec_main_start, exec_main_end: of the
             process that ``main_pid`` names or named last. A failed activation
             names the process that decided it.
+        waiting: who waits for an activation.
         activation_usec: from the last successful request to the name, in microseconds.
     """
 
@@ -84,7 +85,7 @@ class Service:
         self.activation_usec = 0
         self._limit = limit
         self._timeout = activation_timeout
-        self._waiting = Waiting()
+        self.waiting = Waiting()
         self._claim: ev.NameAcquired | None = None  # in a start, of the owner known so far
         self._kind = OwnerKind.OWN  # of the newest owner
         self._requested = NEVER
@@ -98,20 +99,15 @@ class Service:
         """Whether there is a process of the service's to end."""
         return not self._all_gone or self.state is State.START
 
-    @property
-    def waiting(self) -> int:
-        """How many wait for an activation."""
-        return len(self._waiting)
-
     def handle(self, event: Event, now: Instant) -> list[Effect]:
         """Take an event and say what is to be done, in this order."""
         before = self.state
         if isinstance(event, ev.OwnerConfirmed):
-            self._waiting.answered += 1
-            if not event.owner and not self._waiting.current:
+            self.waiting.answered += 1
+            if not event.owner and not self.waiting.current:
                 return []  # a newer question is on its way
         effects = TRANSITIONS[self.state, type(event)](self, event, now)
-        self._waiting.asked += effects.count(ev.ConfirmOwner())
+        self.waiting.asked += effects.count(ev.ConfirmOwner())
         if self.state is not before:
             self.state_change = now
         return effects
@@ -119,20 +115,20 @@ class Service:
     # -- requests --------------------------------------------------------------
 
     def _serve(self, event: ev.Requested, now: Instant) -> list[Effect]:
-        self._waiting.add(event.token)
+        self.waiting.add(event.token)
         return self._go_on(now)
 
     def _join(self, event: ev.Requested, _now: Instant) -> list[Effect]:
-        self._waiting.add(event.token)
+        self.waiting.add(event.token)
         return [ev.ConfirmOwner()]
 
     def _wait_for_end(self, event: ev.Requested, now: Instant) -> list[Effect]:
-        self._waiting.add(event.token)
+        self.waiting.add(event.token)
         return self._go_on(now) if self._closing else []
 
     def _go_on(self, now: Instant) -> list[Effect]:
         """For those who wait: ask if the name is thought owned, else start, if 6 and 7 allow."""
-        if not self._waiting:
+        if not self.waiting:
             return []
         if self.state in (State.RUNNING, State.EXTERNAL):
             return [ev.ConfirmOwner()]
@@ -150,8 +146,9 @@ class Service:
         self._requested = now
         self._claim = None
         self._emptied = True
-        # The timer first: the spawn's answer may already cancel it.
-        return [ev.ArmTimer(Timer.ACTIVATION), ev.Spawn(), ev.ConfirmOwner()]
+        # The timer first: the spawn's answer may already cancel it. The question before the
+        # spawn too: the child may have taken its name, and gone, before a later one.
+        return [ev.ArmTimer(Timer.ACTIVATION), ev.ConfirmOwner(), ev.Spawn()]
 
     def _spawned(self, event: ev.Spawned, _now: Instant) -> list[Effect]:
         self._emptied = self._all_gone = False
@@ -175,7 +172,7 @@ class Service:
 
     def _take(self, now: Instant) -> list[Effect]:
         """End a start with the owner that is known, if that is no old news (rule 3)."""
-        if self._claim is None or not self._waiting.reached or not self._follow(self._claim):
+        if self._claim is None or not self.waiting.reached or not self._follow(self._claim):
             return []
         self.activation_usec = now.monotonic - self._requested.monotonic
         return [ev.CancelTimer(), *self._complete()]
@@ -313,11 +310,11 @@ class Service:
     # -- ends ------------------------------------------------------------------
 
     def _complete(self) -> list[Effect]:
-        tokens = self._waiting.take_reached()
+        tokens = self.waiting.take_reached()
         return [ev.CompleteActivation(tokens)] if tokens else []
 
     def _refuse(self, error: Outcome) -> list[Effect]:
-        return [ev.FailActivation(self._waiting.take_all(), error)]
+        return [ev.FailActivation(self.waiting.take_all(), error)]
 
     def _count_failure(self, now: Instant) -> None:
         self.failures += 1
@@ -372,7 +369,7 @@ class Service:
         self._closing = True
         if self.state is State.START:
             return self._stop_start(event, now)
-        return self._refuse(reasons.closing(self.name)) if self._waiting else []
+        return self._refuse(reasons.closing(self.name)) if self.waiting else []
 
     def _reset(self, _event: ev.ResetFailed, _now: Instant) -> list[Effect]:
         self._limit.reset()

@@ -83,7 +83,7 @@ TAKEN_BY_OTHER: Final = took(98, OwnerKind.OTHER)
 # -- effects -----------------------------------------------------------------------
 
 ASK: Final = [ev.ConfirmOwner()]
-SPAWN: Final = [ev.ArmTimer(Timer.ACTIVATION), ev.Spawn(), *ASK]
+SPAWN: Final = [ev.ArmTimer(Timer.ACTIVATION), *ASK, ev.Spawn()]
 SIGTERM_ALL: Final = [ev.ArmTimer(Timer.STOP), ev.SignalAll(15)]
 SIGKILL_ALL: Final = [ev.SignalAll(9), ev.CancelTimer(), ev.ArmTimer(Timer.KILL)]
 STOPPED: Final = [ev.CancelTimer(), ev.CompleteStop()]

@@ -237,6 +237,7 @@ class Supervisor:
         if self._doomed:
             # What was forked in the moment that its parent was killed.
             self._killer.chase(CHASES)
+            self._killer.close()  # the loop waits for those who die
         done = reaper.reap(self._adopt, self._on_death)
         self._tell_emptied()
         if done and not self._leaving and not self._touched:

@@ -1,51 +1,29 @@
-"""How the command line and tests talk to a running broker."""
+"""A running broker, asked and listened to inside an event loop; ``remote`` is for outside."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from broker.bus import address as addresses
 from broker.bus.codec import Message, MessageType, Variant
 from broker.bus.connection import Connection
-from broker.errors import Disconnected, RemoteError, ServiceUnknown
+from broker.contract import (
+    BUS_NAME,
+    MANAGER,
+    PROCESS,
+    ROOT,
+    SERVICE,
+    Signal,
+    Snapshot,
+    is_absent,
+)
+from broker.errors import Disconnected, NoBroker, RemoteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-# The contract's names; not imported from the daemon's room, which a client
-# does not need.
-BUS_NAME: Final = "org.activation.Broker1"
-ROOT: Final = "/org/activation/Broker1"
-MANAGER: Final = f"{BUS_NAME}.Manager"
-SERVICE: Final = f"{BUS_NAME}.Service"
-PROCESS: Final = f"{BUS_NAME}.Process"
-
-_ABSENT: Final = {
-    "org.freedesktop.DBus.Error.ServiceUnknown",
-    "org.freedesktop.DBus.Error.NameHasNoOwner",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """All objects of a broker at one moment: properties by object path.
-
-    Values are plain Python ones, unpacked from their variants.
-    """
-
-    services: dict[str, dict[str, Any]]
-    processes: dict[str, dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """A signal of the broker; ``body`` has plain Python values."""
-
-    path: str
-    member: str
-    body: list[Any]
+__all__ = ["BUS_NAME", "MANAGER", "PROCESS", "ROOT", "SERVICE", "Client", "Signal", "Snapshot"]
 
 
 class Client:
@@ -85,7 +63,7 @@ class Client:
         """Call a method of the Manager; it may take as long as it likes.
 
         Raises:
-            ServiceUnknown: there is no broker on this bus.
+            NoBroker: there is no broker on this bus.
             RemoteError: the broker's answer.
         """
         return await self._call(ROOT, MANAGER, member, signature, *arguments)
@@ -127,8 +105,8 @@ class Client:
                 BUS_NAME, path, interface, member, signature, list(arguments), timeout=None
             )
         except RemoteError as e:
-            if e.name in _ABSENT and BUS_NAME in str(e):
-                raise ServiceUnknown(f"there is no dbus-activator on the bus {self._where}") from e
+            if is_absent(e):
+                raise NoBroker(f"there is no dbus-activator on the bus {self._where}") from e
             raise
         except Disconnected as e:
             raise Disconnected(f"the bus {self._where} has gone: {e}") from e

@@ -151,6 +151,12 @@ class Disconnected(Outcome):
     dbus_name = FDO + "Disconnected"
 
 
+class NoBroker(Outcome):
+    """There is no dbus-activator on the bus that was asked."""
+
+    dbus_name = FDO + "ServiceUnknown"
+
+
 class NoReply(Outcome):
     """No answer came in the time that the caller gave."""
 
@@ -158,11 +164,16 @@ class NoReply(Outcome):
 
 
 class RemoteError(Outcome):
-    """A peer answered a call with an error; ``name`` is the D-Bus name that it gave."""
+    """A peer answered a call with an error.
 
-    def __init__(self, name: str, text: str) -> None:
+    ``name`` is the D-Bus name that it gave, ``sender`` who answered: the bus itself
+    answers for a name that nobody owns.
+    """
+
+    def __init__(self, name: str, text: str, sender: str = "") -> None:
         super().__init__(text)
         self.name = name
+        self.sender = sender
 
 
 class DescriptorError(Outcome):
@@ -211,3 +222,7 @@ class EngineFailed(Fault):
 
 class KernelRefused(Fault):
     """The kernel lacks, or refuses, what supervision is built on."""
+
+
+class OutputRefused(Fault):
+    """Standard output takes no more: the disk is full, the terminal has gone."""

@@ -11,7 +11,6 @@ import re
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote_to_bytes
 
 from broker.errors import Disconnected, InvalidArgs
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 # ASCII percent and the value of the byte in hex."
 _UNESCAPED = frozenset(b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_/.\\*")
 _ENTRY = re.compile(r"([a-z][a-z0-9-]*):((?:[^=,;:]+=[^,;]*(?:,[^=,;]+=[^,;]*)*)?)")
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -79,11 +79,16 @@ def _parse_entry(entry: str) -> Address:
         key, _, value = option.partition("=")
         if key in options:
             raise InvalidArgs(f"{key!r} stands twice in the D-Bus address {entry!r}")
-        options[key] = os.fsdecode(unquote_to_bytes(os.fsencode(value)))
+        options[key] = os.fsdecode(_unescape(os.fsencode(value)))
     if "\0" in options.get("path", ""):
         # The kernel would read up to it, and another socket would be meant.
         raise InvalidArgs(f"a path cannot hold %00: {entry!r}")
     return Address(match[1], options)
+
+
+def _unescape(value: bytes) -> bytes:
+    # urllib.parse has it, and takes 4 ms to import, which is a third of Python's start.
+    return _ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), value)
 
 
 def default(environ: Mapping[str, str]) -> str:

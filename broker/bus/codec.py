@@ -19,12 +19,9 @@ from __future__ import annotations
 import struct
 import typing
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from broker.errors import InvalidArgs, Outcome
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from broker.bus.frames import FIXED_HEADER, MalformedMessageError, Splitter
 
 # Python 3.15 has dropped a function of typing that dbus-next imports, for its own
 # decorators, which are not used here: any object will do.
@@ -50,9 +47,6 @@ __all__ = [
     "size",
 ]
 
-# "The maximum length of a message, including header, header alignment padding,
-# and body is 2 to the 27th power" (D-Bus specification, Message Format).
-MAX_MESSAGE: Final = 1 << 27
 # Our own interfaces use some 40 signatures; the rest is what peers invent.
 MAX_CACHED_SIGNATURES: Final = 512
 # Header field codes (Header Fields) to the names of Message's arguments and their types.
@@ -67,17 +61,10 @@ FIELDS: Final = {
     8: ("signature", b"g"),
 }
 UNIX_FDS: Final = 9
-FIXED_HEADER: Final = 16
 # The body of a longer message is read when somebody asks for it: megabytes of
 # integers take seconds, and whoever is sent them may refuse them for their signature.
 SMALL: Final = 1024
 PROTOCOL_VERSION: Final = 1
-
-
-class MalformedMessageError(Outcome):
-    """A frame does not hold a message that the specification allows."""
-
-    dbus_name = InvalidArgs.dbus_name
 
 
 class _LargeMessage(Message):  # type: ignore[misc] # dbus-next has no types
@@ -241,44 +228,6 @@ def _read_header(frame: bytes, reader: Any) -> tuple[int, dict[str, Any]]:
     if "sender" in fields:
         assert_bus_name_valid(fields["sender"])  # an answer goes there
     return serial, fields
-
-
-class Splitter:
-    """Cuts a stream of bytes into frames of one message each."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Frames that are whole now.
-
-        Raises:
-            MalformedMessageError: the stream is not D-Bus, or a message is longer than
-                the specification allows; nothing after it can be read.
-        """
-        self._buffer += data
-        start = 0
-        try:
-            while len(self._buffer) - start >= FIXED_HEADER:
-                end = start + self._length(start)
-                if len(self._buffer) < end:
-                    break
-                with memoryview(self._buffer) as view:
-                    frame = bytes(view[start:end])  # copied once: it may have 128 MiB
-                start = end
-                yield frame
-        finally:
-            del self._buffer[:start]
-
-    def _length(self, start: int) -> int:
-        order = {ord("l"): "<", ord("B"): ">"}.get(self._buffer[start])
-        if order is None or self._buffer[start + 3] != 1:
-            raise MalformedMessageError("the peer does not speak version 1 of the D-Bus protocol")
-        body, _serial, fields = struct.unpack_from(f"{order}III", self._buffer, start + 4)
-        total: int = FIXED_HEADER + (fields + 7 & ~7) + body
-        if total > MAX_MESSAGE:
-            raise MalformedMessageError(f"a message of {total} bytes is over the protocol's limit")
-        return total
 
 
 def signal(path: str, interface: str, member: str, signature: str, body: list[Any]) -> Message:

@@ -434,4 +434,4 @@ class Connection(asyncio.BufferedProtocol):
 
 def _as_outcome(message: Message) -> RemoteError:
     text = message.body[0] if message.body and isinstance(message.body[0], str) else ""
-    return RemoteError(message.error_name, text)
+    return RemoteError(message.error_name, text, message.sender or "")

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from broker.bus import codec
 from broker.bus.codec import (
     MAX_CACHED_SIGNATURES,
-    MAX_MESSAGE,
     MalformedMessageError,
     Message,
     MessageFlag,
@@ -27,6 +26,7 @@ from broker.bus.codec import (
     decode,
     encode,
 )
+from broker.bus.frames import MAX_MESSAGE
 from tests.bus import wire
 from tests.bus.generated import BODIES
 

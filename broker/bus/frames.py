@@ -1,0 +1,60 @@
+"""A stream of bytes cut into frames of one message each."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+from broker.errors import InvalidArgs, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# "The maximum length of a message, including header, header alignment padding,
+# and body is 2 to the 27th power" (D-Bus specification, Message Format).
+MAX_MESSAGE: Final = 1 << 27
+FIXED_HEADER: Final = 16
+
+
+class MalformedMessageError(Outcome):
+    """A frame does not hold a message that the specification allows."""
+
+    dbus_name = InvalidArgs.dbus_name
+
+
+class Splitter:
+    """Cuts a stream of bytes into frames of one message each."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Frames that are whole now.
+
+        Raises:
+            MalformedMessageError: the stream is not D-Bus, or a message is longer than
+                the specification allows; nothing after it can be read.
+        """
+        self._buffer += data
+        start = 0
+        try:
+            while len(self._buffer) - start >= FIXED_HEADER:
+                end = start + self._length(start)
+                if len(self._buffer) < end:
+                    break
+                with memoryview(self._buffer) as view:
+                    frame = bytes(view[start:end])  # copied once: it may have 128 MiB
+                start = end
+                yield frame
+        finally:
+            del self._buffer[:start]
+
+    def _length(self, start: int) -> int:
+        order = {ord("l"): "<", ord("B"): ">"}.get(self._buffer[start])
+        if order is None or self._buffer[start + 3] != 1:
+            raise MalformedMessageError("the peer does not speak version 1 of the D-Bus protocol")
+        body, _serial, fields = struct.unpack_from(f"{order}III", self._buffer, start + 4)
+        total: int = FIXED_HEADER + (fields + 7 & ~7) + body
+        if total > MAX_MESSAGE:
+            raise MalformedMessageError(f"a message of {total} bytes is over the protocol's limit")
+        return total

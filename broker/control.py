@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from broker.core import environment as env
 from broker.core import events as ev
 from broker.errors import InvalidArgs, LimitsExceeded, NotRunning
+from broker.process import procfs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from broker.activation import Activator, Limits, Unit
     from broker.core.log import Log
     from broker.core.processes import Process, Processes
+    from broker.leaks import Leak
     from broker.process.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,9 @@ class ControlEvents(Protocol):
 
     async def reload(self) -> None:
         """Read the descriptors again."""
+
+    async def leaks(self) -> list[Leak]:
+        """What is alive and has no business to be."""
 
     async def exit(self, caller: str) -> None:
         """End the session."""
@@ -82,6 +87,15 @@ class DaemonControl:
         """Of ``Control``."""
         return self._supervisor.tree(service)
 
+    def census(self) -> Mapping[str, int]:
+        """Of ``Control``."""
+        self._supervisor.adopt()
+        found: dict[str, int] = {}
+        for process in self.processes.live():
+            tree = procfs.with_descendants([process.pid])
+            found[process.service] = found.get(process.service, 0) + sum(map(procfs.alive, tree))
+        return found
+
     def service_of(self, pid: int) -> str | None:
         """Of ``Control``."""
         self._supervisor.adopt_above(pid)
@@ -95,6 +109,10 @@ class DaemonControl:
     def log(self, unit: Unit) -> Log:
         """Of ``Control``."""
         return self._activator.log(unit)
+
+    async def leaks(self) -> list[Leak]:
+        """Of ``Control``."""
+        return await self._events.leaks()
 
     # -- services --------------------------------------------------------------
 

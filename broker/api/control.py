@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from broker.activation import Limits, Unit
     from broker.core.log import Log
     from broker.core.processes import Process, Processes
+    from broker.leaks import Leak
 
 
 class Control(Protocol):
@@ -38,6 +39,9 @@ class Control(Protocol):
     def tree(self, service: str) -> list[int]:
         """All live processes of a service."""
 
+    def census(self) -> Mapping[str, int]:
+        """How many live processes each service has that has any."""
+
     def service_of(self, pid: int) -> str | None:
         """The service of any process: empty for none, None for a stranger."""
 
@@ -46,6 +50,9 @@ class Control(Protocol):
 
     def log(self, unit: Unit) -> Log:
         """All that a service has written; raises NotCaptured."""
+
+    async def leaks(self) -> list[Leak]:
+        """What is alive and has no business to be."""
 
     async def start_service(self, unit: Unit) -> None:
         """Activate; raises the reason if it fails."""

@@ -43,7 +43,9 @@ class Manager(Interface):
             "GetServiceByPID": (False, self._get_service_by_pid),
             "GetProcess": (False, self._get_process),
             "ListServices": (False, self._list_services),
+            "ListServiceStates": (False, self._list_service_states),
             "GetLog": (False, self._get_log),
+            "ListLeaks": (False, self._list_leaks),
             "Reload": (True, self._reload),
             "SetEnvironment": (True, self._set_environment),
             "UnsetEnvironment": (True, self._unset_environment),
@@ -107,6 +109,24 @@ class Manager(Interface):
             ]
         ]
 
+    async def _list_service_states(self) -> list[Any]:
+        census = self._control.census()
+        return [
+            [
+                [
+                    name,
+                    paths.of_service(name),
+                    unit.listed,
+                    *unit.service.state.value,
+                    str(unit.service.result),
+                    unit.service.main_pid,
+                    census.get(name, 0),
+                    unit.service.changes.state.realtime,
+                ]
+                for name, unit in self._control.units.items()
+            ]
+        ]
+
     async def _get_log(self, name: str, after: int, lines: int) -> list[Any]:
         entries, dropped = self._control.log(self._control.unit(name)).after(after, lines)
         return [
@@ -115,6 +135,14 @@ class Manager(Interface):
                 for serial, at, activation, stream, text in entries
             ],
             dropped,
+        ]
+
+    async def _list_leaks(self) -> list[Any]:
+        return [
+            [
+                [leak.service, leak.pid, leak.adopted, list(leak.command), round(leak.age * _USEC)]
+                for leak in await self._control.leaks()
+            ]
         ]
 
     async def _reload(self) -> list[Any]:

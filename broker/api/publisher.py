@@ -137,6 +137,7 @@ class Publisher:
             "ExecMainCode": Variant("i", service.exec_main_exit.code),
             "ExecMainStatus": Variant("i", service.exec_main_exit.status),
             "InvocationID": Variant("ay", unit.invocation_id),
+            "StateChangeTimestamp": Variant("t", service.changes.state.realtime),
         }
         if unit.log is not None:
             details["Log"] = Variant("as", unit.log.last_lines(service.activations))
@@ -270,6 +271,7 @@ class Publisher:
             "UserUSec": Variant("t", process.usage.user),
             "SystemUSec": Variant("t", process.usage.system),
             "MaxRSSBytes": Variant("t", process.usage.max_rss),
+            "ExitTimestamp": Variant("t", process.exited.realtime),
             "Command": Variant("s", " ".join(process.command)),
             "Origin": Variant("s", str(process.origin)),
             "Attribution": Variant("s", str(process.attribution)),

@@ -41,7 +41,7 @@ from broker.core.clock import NEVER, Instant
 from broker.core.ends import End, Ends
 from broker.core.events import Effect, Event, OwnerKind, Timer
 from broker.core.exits import UNKNOWN_EXIT, Exit, Result
-from broker.core.state import State
+from broker.core.state import Changes, State
 from broker.core.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Service:
         exec_main_pid, exec_main_exit, exec_main_start, exec_main_end: of the
             process that ``main_pid`` names or named last. A failed activation
             names the process that decided it.
+        changes: when the state last changed.
         waiting: who waits for an activation.
         activation_usec: from the last successful request to the name, in microseconds.
     """
@@ -79,7 +80,7 @@ class Service:
         self.exec_main_exit = UNKNOWN_EXIT
         self.exec_main_start = NEVER
         self.exec_main_end = NEVER
-        self.state_change = NEVER
+        self.changes = Changes()
         self.activations = 0
         self.failures = 0
         self.activation_usec = 0
@@ -108,8 +109,7 @@ class Service:
                 return []  # a newer question is on its way
         effects = TRANSITIONS[self.state, type(event)](self, event, now)
         self.waiting.asked += effects.count(ev.ConfirmOwner())
-        if self.state is not before:
-            self.state_change = now
+        self.changes.note(before, self.state, now)
         return effects
 
     # -- requests --------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from broker.process import spare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 # A kernel may lack CONFIG_PROC_CHILDREN.
@@ -138,6 +138,14 @@ def _children_by_parent(parent: int) -> list[int]:
         about = stat(int(name)) if name.isdigit() else None
         if about is not None and about.ppid == parent:
             found.append(int(name))
+    return found
+
+
+def with_descendants(pids: Iterable[int]) -> list[int]:
+    """The processes and all that are below them; parents stand before their children."""
+    found = list(pids)
+    for pid in found:
+        found += children_of(pid)
     return found
 
 

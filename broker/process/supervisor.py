@@ -350,14 +350,11 @@ class Supervisor:
         Parents stand before their children.
         """
         self.adopt()
-        found = [
+        return procfs.with_descendants(
             process.pid
             for process in self.processes.live()
             if service is None or process.service == service
-        ]
-        for pid in found:
-            found += procfs.children_of(pid)
-        return found
+        )
 
     def signal(self, service: str | None, number: int, spare: int = 0) -> int:
         """Send a signal to every process of a service, or of all of them (None).

@@ -65,7 +65,7 @@ def test_new_service_is_dead_and_has_nothing_to_show() -> None:
     assert (service.state, service.result, service.owner) == (State.DEAD, Result.SUCCESS, "")
     assert (service.main_pid, service.exec_main_pid, service.exec_main_exit) == (0, 0, UNKNOWN_EXIT)
     assert (service.exec_main_start, service.exec_main_end) == (NEVER, NEVER)
-    assert (service.state_change, service.activations, service.failures) == (NEVER, 0, 0)
+    assert (service.changes.state, service.activations, service.failures) == (NEVER, 0, 0)
     assert service.activation_usec == 0
     assert not service.stoppable
 
@@ -100,9 +100,9 @@ def test_state_change_is_the_moment_of_the_newest_change_of_state() -> None:
     play.do(took())
     at = play.now
     play.do(ended(11, EXIT_0), SECOND_REQUEST)
-    assert play.service.state_change == at
+    assert play.service.changes.state == at
     play.do(LOST)
-    assert play.service.state_change == play.now
+    assert play.service.changes.state == play.now
 
 
 def test_times_of_the_main_process_are_its_own() -> None:

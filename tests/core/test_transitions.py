@@ -148,7 +148,7 @@ def test_event_in_state(state: State, name: str) -> None:
         return
     service.handle(event, now)
     assert service.state is CHANGES.get((state, name), state)
-    assert (service.state_change == now) == ((state, name) in CHANGES)
+    assert (service.changes.state == now) == ((state, name) in CHANGES)
 
 
 def test_changes_are_changes() -> None:

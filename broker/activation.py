@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import enum
 import os
+import pwd
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, assert_never
 
@@ -18,6 +19,7 @@ from broker.core import reasons
 from broker.core.events import Effect, Event, OwnerKind, Timer, Token
 from broker.core.exits import Result
 from broker.core.log import Log
+from broker.core.printable import quoted
 from broker.core.service import Service
 from broker.core.start_limit import StartLimit
 from broker.core.state import State
@@ -109,6 +111,7 @@ class Activator:
     Attributes:
         units: by name.
         environment: what a service is started with.
+        system_bus: on one, descriptors say as whom a service runs.
     """
 
     def __init__(
@@ -122,6 +125,7 @@ class Activator:
         self.units: dict[str, Unit] = {}
         self.environment: dict[str, str] = {}
         self.bus_environment: dict[str, str] = {}
+        self.system_bus = False
         self._limits = limits
         self._supervisor = supervisor
         self._events = events
@@ -338,6 +342,13 @@ class Activator:
                     f"{descriptor.path} has SystemdService but no Exec"
                 )
                 raise SpawnRefusedError(reason, Result.EXEC_FAILED)
+            if self.system_bus and not _is_ours(descriptor.user):
+                # Whoever wrote it counts on that user's rights, which are less than root's.
+                reason = SpawnFileInvalid(
+                    f"{name} is for the user {quoted(descriptor.user)}, and the broker does not "
+                    f"change to another user: {descriptor.path}"
+                )
+                raise SpawnRefusedError(reason, Result.EXEC_FAILED)
             with self._outputs(unit) as fds:
                 program = Program(
                     argv=descriptor.argv,
@@ -394,3 +405,13 @@ def _futures(tokens: Iterable[Token]) -> Iterable[asyncio.Future[None]]:
     for token in tokens:
         if isinstance(token, asyncio.Future) and not token.done():
             yield token
+
+
+def _is_ours(user: str) -> bool:
+    """Whether a descriptor's User is ours; it need not name one."""
+    if not user:
+        return True
+    try:
+        return pwd.getpwnam(user).pw_uid == os.getuid()
+    except KeyError:
+        return user == str(os.getuid())

@@ -70,6 +70,12 @@ def standard_directories(environ: Mapping[str, str]) -> tuple[Directory, ...]:
     return tuple(found.values())
 
 
+def standard_system_directories() -> tuple[Directory, ...]:
+    """Returns the directories of a system bus, the one that wins first, as dbus-broker 37."""
+    bases = ("/etc", "/run", "/usr/local/share", "/usr/share", "/lib")
+    return tuple(Directory(f"{base}/dbus-1/system-services", optional=True) for base in bases)
+
+
 def load(directories: Sequence[Directory], *, report_shadowed: bool = False) -> Catalog:
     """Reads all descriptors. A broken file or directory costs itself, and is one problem.
 

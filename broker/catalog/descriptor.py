@@ -63,6 +63,10 @@ def parse(path: str, data: bytes) -> Descriptor:
     Raises:
         DescriptorError: The file breaks the format, or could never start its name.
     """
+    return _parse(path, data)[0]
+
+
+def _parse(path: str, data: bytes) -> tuple[Descriptor, dict[str, int]]:
     where = printable(path)
     try:
         keys = read_group(data, GROUP)
@@ -95,7 +99,8 @@ def parse(path: str, data: bytes) -> Descriptor:
     # dbus-daemon wants an Exec in any case; dbus-broker and the specification do not.
     if not argv and not systemd_service:
         raise DescriptorError(where, 0, f"has neither Exec nor SystemdService in [{GROUP}]")
-    return Descriptor(path, name.text, argv, user, systemd_service)
+    lines = {key: value.line for key, value in keys.items()}
+    return Descriptor(path, name.text, argv, user, systemd_service), lines
 
 
 def read(path: str) -> Descriptor:
@@ -104,6 +109,11 @@ def read(path: str) -> Descriptor:
     Raises:
         DescriptorError: The file cannot be read, or ``parse`` refuses it.
     """
+    return read_with_lines(path)[0]
+
+
+def read_with_lines(path: str) -> tuple[Descriptor, dict[str, int]]:
+    """Reads a descriptor file as ``read`` does, and says in which line each of its keys is."""
     where = printable(path)
     try:
         fd = os.open(path, _OPEN_FLAGS)
@@ -116,7 +126,7 @@ def read(path: str) -> Descriptor:
         if error.errno == errno.ENXIO:
             raise DescriptorError(where, 0, "is a socket, not a regular file") from error
         raise DescriptorError(where, 0, error.strerror or str(error)) from error
-    return parse(path, data)
+    return _parse(path, data)
 
 
 def _content(fd: int, where: str) -> bytes:

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from broker.core.environment import inherited
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# In the environment of what is started as the message bus: a program of that name in
+# PATH may be ourselves, by way of a script.
+ENGINE_MARK: Final = "DBUS_ACTIVATOR_ENGINE"
 # How long an engine may take to say its version or to serve its first client.
 START_TIMEOUT: Final = 20.0
 # For what an engine that has failed still has to say; one that hangs says nothing.
@@ -50,6 +53,23 @@ class EngineEvents(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Rules:
+    """What a configuration file says to the bus itself; by default a session bus, open to us.
+
+    Attributes:
+        kind: session or system.
+        policy: ``<policy>`` elements; without any, all is allowed on a session bus.
+        restricts: FILE:LINE of a rule that only dbus-daemon can be given; empty for none.
+        limits: by name, for dbus-daemon.
+    """
+
+    kind: str = "session"
+    policy: Sequence[str] = ()
+    restricts: str = ""
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSettings:
     """What an engine is started with.
 
@@ -62,6 +82,7 @@ class EngineSettings:
     listener: Listener
     machine_id: str
     start_timeout: float
+    rules: Rules = field(default_factory=Rules)
 
 
 class Engine(ABC):
@@ -124,7 +145,11 @@ class Engine(ABC):
 
     def _spawn_program(self, argv: Sequence[str], fds: Mapping[int, int]) -> int:
         program = Program(
-            argv=argv, name=self.program, environ=inherited(os.environ), search=True, fds=fds
+            argv=argv,
+            name=self.program,
+            environ=inherited(os.environ) | {ENGINE_MARK: "1"},
+            search=True,
+            fds=fds,
         )
         try:
             with raised_file_limit():
@@ -154,9 +179,15 @@ class Engine(ABC):
             os.close(write)
         output = await read_pipe(read, b"")
         match = re.search(pattern, output)
-        if match is None:
-            raise EngineFailed(f"{self.settings.program} --version printed {output[:200]!r}")
-        return match[1]
+        if match is not None:
+            return match[1]
+        program = self.settings.program
+        if output.startswith("dbus-activator"):
+            raise EngineFailed(
+                f"{program} is no message bus, but leads back to dbus-activator: put the real "
+                f"{self.program} before it in PATH"
+            )
+        raise EngineFailed(f"{program} is no {self.program}: --version printed {output[:200]!r}")
 
 
 def machine_id() -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Final
 
-from broker.errors import EngineMissing
+from broker.engine.base import ENGINE_MARK
+from broker.errors import BadConfiguration, EngineMissing
 
 if TYPE_CHECKING:
     from broker.engine.base import Engine
@@ -21,27 +23,58 @@ install one of these packages:
   Void:           dbus"""
 
 
-def choose(name: str) -> tuple[type[Engine], str]:
+def choose(name: str, restricts: str = "") -> tuple[type[Engine], str]:
     """The engine's class and its program's path.
+
+    Args:
+        restricts: FILE:LINE of a rule that only dbus-daemon can be given; empty for none.
 
     Raises:
         EngineMissing: it is not installed; the text names the packages.
+        BadConfiguration: it cannot be given the rule.
     """
+    found, program = locate(name, restricts)
+    return _engine(found), program
+
+
+def locate(name: str, restricts: str = "") -> tuple[str, str]:
+    """The engine's own name and its program's path; arguments and errors as of ``choose``."""
+    if ENGINE_MARK in os.environ:
+        raise EngineMissing(
+            "dbus-activator was started as the message bus of dbus-activator: what PATH has "
+            "under the name of a message bus leads back to it"
+        )
+    if restricts and name == "dbus-broker":
+        raise BadConfiguration(
+            f"{restricts}: dbus-broker is not given such a rule: use --engine=dbus-daemon, or "
+            "--engine=auto where it is installed"
+        )
     wanted = CHOICES[1:] if name == "auto" else (name,)
+    if restricts:
+        wanted = ("dbus-daemon",)
     for each in wanted:
         program = _find(each)
         if program is not None:
-            return _engine(each), program
-    raise EngineMissing(f"no message bus found ({' or '.join(wanted)}); {_PACKAGES}")
+            return each, program
+    why = f", which the rule in {restricts} needs" if restricts else ""
+    raise EngineMissing(f"no message bus found ({' or '.join(wanted)}{why}); {_PACKAGES}")
 
 
 def _find(program: str) -> str | None:
     # Not by shutil, which is 1 MB of compressors in memory for this one call.
     for directory in os.get_exec_path():
         path = os.path.join(directory, program)
-        if os.path.isfile(path) and os.access(path, os.X_OK):
+        if os.path.isfile(path) and os.access(path, os.X_OK) and not _is_ours(path):
             return path
     return None
+
+
+def _is_ours(path: str) -> bool:
+    """Whether it is a link to this very program, which may stand in for dbus-daemon in PATH."""
+    beside = os.path.join(os.path.dirname(sys.executable), "dbus-activator")
+    return any(
+        os.path.isfile(each) and os.path.samefile(path, each) for each in (sys.argv[0], beside)
+    )
 
 
 def _engine(name: str) -> type[Engine]:

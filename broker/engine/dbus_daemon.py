@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from broker.core.events import Token
     from broker.core.processes import Process
-    from broker.engine.base import EngineEvents, EngineSettings
+    from broker.engine.base import EngineEvents, EngineSettings, Rules
     from broker.process.spawn import Program
 
 log = logging.getLogger(__name__)
@@ -71,20 +71,36 @@ _CONFIG: Final = """\
 <!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
-  <type>session</type>
+  <type>{kind}</type>
   <keep_umask/>
   {listen}
   <auth>EXTERNAL</auth>
   {services}
-  <policy context="default">
+  {policy}
+{limits}
+</busconfig>
+"""
+
+_OPEN: Final = """\
+<policy context="default">
     <allow send_destination="*" eavesdrop="true"/>
     <allow eavesdrop="true"/>
     <allow own="*"/>
     <allow user="root"/>
+  </policy>"""
+
+# Behind a policy that forbids what it does not name: what we need for ourselves, and
+# our interface, which knows itself who may change something.
+_OURS: Final = """\
+<policy context="default">
+    <allow send_destination="org.activation.Broker1"/>
   </policy>
-{limits}
-</busconfig>
-"""
+  <policy user="{uid}">
+    <allow own="org.freedesktop.systemd1"/>
+    <allow own="org.activation.Broker1"/>
+    <allow send_destination="org.freedesktop.DBus"
+           send_interface="org.freedesktop.systemd1.Activator"/>
+  </policy>"""
 
 # Without --systemd-activation it would run the Exec and say "exited with status 1".
 _SERVICE: Final = """\
@@ -139,12 +155,17 @@ class DBusDaemon(Engine):
             raise await self._failed(f"does not hand activations over: {e}") from e
 
     def _write_config(self) -> None:
+        rules = self.settings.rules
+        # A system bus has the limits that are built in, where it is not told others.
+        limits = {**_LIMITS, **rules.limits} if rules.kind == "session" else dict(rules.limits)
         patience = min(round(min(self.settings.start_timeout, _INT_MAX) * 1000), _INT_MAX)
-        limits = _LIMITS | {"service_start_timeout": patience}
+        limits["service_start_timeout"] = patience
         listener = self.settings.listener
         with open(self._config, "w", encoding="utf-8") as file:
             file.write(
                 _CONFIG.format(
+                    kind=rules.kind,
+                    policy=_policy(rules),
                     # systemd: is its address for a socket that it is given.
                     listen=_element(
                         "listen", "systemd:" if listener.sock else str(listener.address)
@@ -292,6 +313,12 @@ class DBusDaemon(Engine):
 def _unlink(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
+
+
+def _policy(rules: Rules) -> str:
+    if not rules.policy and rules.kind == "session":
+        return _OPEN
+    return "\n  ".join([*rules.policy, _OURS.format(uid=os.getuid())])
 
 
 def _element(tag: str, text: str) -> str:

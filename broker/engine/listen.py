@@ -90,8 +90,11 @@ def from_descriptor(fd: int) -> Listener:
     return Listener(Address("unix", {"path": name}), sock)
 
 
-def from_option(text: str) -> Listener:
+def from_option(text: str, where: str = "--address") -> Listener:
     """What ``--address`` says: unix:path=, unix:abstract=, unix:dir=, tmpdir= or runtime=yes.
+
+    Args:
+        where: what says it, for messages.
 
     Raises:
         BadConfiguration: it says something else, or the address is in use.
@@ -100,10 +103,10 @@ def from_option(text: str) -> Listener:
     try:
         entries = addresses.parse(text)
     except InvalidArgs as e:
-        raise BadConfiguration(f"--address: {e}") from e
+        raise BadConfiguration(f"{where}: {e}") from e
     if len(entries) > 1:
-        raise BadConfiguration(f"--address: one address is enough: {text!r}")
-    return _prepared(entries[0])
+        raise BadConfiguration(f"{where}: one address is enough: {text!r}")
+    return _prepared(entries[0], where)
 
 
 def default(environ: Mapping[str, str]) -> Listener:
@@ -148,27 +151,27 @@ def private_directory(environ: Mapping[str, str]) -> str:
     )
 
 
-def _prepared(entry: Address) -> Listener:
+def _prepared(entry: Address, where: str = "--address") -> Listener:
     options = dict(entry.options)
     options.pop("guid", None)  # the engine makes its own
     if entry.transport != "unix" or len(options) != 1:
-        raise BadConfiguration(f"--address: cannot listen on {entry}: use unix:path=PATH")
+        raise BadConfiguration(f"{where}: cannot listen on {entry}: use unix:path=PATH")
     ((key, value),) = options.items()
     if key in ("dir", "tmpdir"):
         options = {"path": os.path.join(value, f"dbus-{os.urandom(5).hex()}")}
     elif key == "runtime" and value == "yes":
         runtime = os.environ.get("XDG_RUNTIME_DIR")
         if not runtime:
-            raise BadConfiguration("--address: unix:runtime=yes needs XDG_RUNTIME_DIR")
+            raise BadConfiguration(f"{where}: unix:runtime=yes needs XDG_RUNTIME_DIR")
         options = {"path": os.path.join(runtime, "bus")}
     elif key not in ("path", "abstract"):
-        raise BadConfiguration(f"--address: cannot listen on {entry}: use unix:path=PATH")
+        raise BadConfiguration(f"{where}: cannot listen on {entry}: use unix:path=PATH")
     listener = Listener(Address("unix", options))
-    _check_free(listener.address)
+    _check_free(listener.address, where)
     return listener
 
 
-def _check_free(address: Address) -> None:
+def _check_free(address: Address, where: str) -> None:
     """Refuse an address that somebody serves; remove a socket that nobody does.
 
     dbus-daemon would take the path from a living bus without a word.
@@ -176,7 +179,7 @@ def _check_free(address: Address) -> None:
     name = address.socket_name()
     assert name is not None
     if len(os.fsencode(name)) > _MAX_PATH:
-        raise BadConfiguration(f"--address: longer than {_MAX_PATH} bytes: {address}")
+        raise BadConfiguration(f"{where}: longer than {_MAX_PATH} bytes: {address}")
     probe = socket.socket(socket.AF_UNIX)
     probe.setblocking(False)  # a full queue is somebody's who hangs, not one to wait in
     try:
@@ -184,7 +187,7 @@ def _check_free(address: Address) -> None:
     except ConnectionRefusedError:
         if not name.startswith("\0"):
             if not stat.S_ISSOCK(os.stat(name).st_mode):
-                raise BadConfiguration(f"--address: {address}: the file is no socket") from None
+                raise BadConfiguration(f"{where}: {address}: the file is no socket") from None
             _unlink(name)
     except FileNotFoundError:
         _check_directory(address, name)
@@ -193,7 +196,7 @@ def _check_free(address: Address) -> None:
     except OSError as e:
         raise _refusal(address, e) from e
     except ValueError as e:
-        raise BadConfiguration(f"--address: {address}: {e}") from e
+        raise BadConfiguration(f"{where}: {address}: {e}") from e
     else:
         raise _refusal(address, OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)))
     finally:

@@ -25,6 +25,10 @@ def take_over(signals: set[signal.Signals]) -> Inherited:
     return Inherited(frozenset(before))
 
 
+# Standard streams that we were started without.
+absent: set[int] = set()
+
+
 def open_standard_streams() -> None:
     """Put /dev/null where we were started without standard input or outputs.
 
@@ -37,3 +41,4 @@ def open_standard_streams() -> None:
             null = os.open(os.devnull, os.O_RDWR)
             assert null == fd
             os.set_inheritable(fd, True)
+            absent.add(fd)

@@ -52,14 +52,14 @@ async def refused(engine: str, place: Path, script: str) -> tuple[Fault, Started
 async def test_a_version_that_makes_no_sense_is_shown(engine: str, place: Path, said: str) -> None:
     fault, started = await refused(engine, place, f"printf '{said}'")
     assert isinstance(fault, EngineFailed)
-    assert str(fault).startswith(f"{place}/{engine} --version printed '")
+    assert str(fault).startswith(f"{place}/{engine} is no {engine}: --version printed '")
     assert str(fault).isprintable()
     assert len(started.pids) == 1
 
 
 async def test_a_version_without_end_is_not_read_to_its_end(engine: str, place: Path) -> None:
     fault, _ = await refused(engine, place, "exec yes nonsense")
-    assert str(fault).startswith(f"{place}/{engine} --version printed 'nonsense")
+    assert str(fault).startswith(f"{place}/{engine} is no {engine}: --version printed 'nonsense")
     assert len(str(fault)) < 500
 
 
@@ -86,7 +86,7 @@ async def test_one_that_ends_at_once(engine: str, place: Path, end: str) -> None
 
 async def test_one_whose_version_ends_at_once(engine: str, place: Path) -> None:
     fault, _ = await refused(engine, place, "kill -SEGV $$")
-    assert str(fault) == f"{place}/{engine} --version printed ''"
+    assert str(fault) == f"{place}/{engine} is no {engine}: --version printed ''"
 
 
 @pytest.mark.usefixtures("hurried")

@@ -1,0 +1,52 @@
+"""Going into the background, as daemons do that return when they can be used."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from broker.errors import BadConfiguration
+
+_READY: Final = b"\0"
+
+
+class Background:
+    """Made before there is any child of ours: from there on, we are another process.
+
+    The one that was started waits in here and never returns: it ends with 0 when
+    we are ``ready``, or as we do if we end before. Rejected: to start the program
+    once more, which would read its configuration a second time, and hold two
+    opinions of it.
+    """
+
+    def __init__(self) -> None:
+        read, self._write = os.pipe2(os.O_CLOEXEC)
+        child = os.fork()
+        if child:
+            os.close(self._write)
+            if os.read(read, 1) == _READY:
+                os._exit(0)
+            _, status = os.waitpid(child, 0)
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(code if code >= 0 else 128 - code)
+        os.close(read)
+        os.setsid()
+
+    def ready(self) -> None:
+        """Let whoever started us go on, and let go of the terminal.
+
+        Raises:
+            BadConfiguration: it has gone already.
+        """
+        # No directory is kept busy by a daemon, and no terminal.
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        os.close(null)
+        try:
+            os.write(self._write, _READY)
+        except BrokenPipeError as e:
+            # Nobody has heard of the bus, and nobody would end it.
+            raise BadConfiguration("whoever started us in the background has gone") from e
+        os.close(self._write)

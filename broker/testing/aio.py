@@ -1,0 +1,99 @@
+"""The bus for asynchronous tests; these fixtures are there where pytest-asyncio is."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+import pytest_asyncio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from broker.testing.bus import Bus
+    from broker.testing.service import Service
+
+T = TypeVar("T")
+
+
+class AsyncBus:
+    """What of a bus waits for services, without stopping the event loop.
+
+    A test may serve objects itself that the services want to call. All the rest, which the
+    broker answers by itself and at once, is ``bus``'s.
+
+    Attributes:
+        bus: the same, for synchronous code.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+
+    async def start(self, name: str, timeout: float | None = None) -> Service:  # noqa: ASYNC109
+        """Activate a service, and wait until it has its name; raises as ``Bus.start``."""
+        serial = self.bus.remote.send("StartService", "s", name)
+        if not await self._answered(serial, timeout):
+            raise self.bus.late(name, timeout)
+        return self.bus.started(name, serial, None)
+
+    async def stop(self, name: str) -> None:
+        """End all processes of a service; raises as ``Service.stop``."""
+        serial = self.bus.remote.send("StopService", "s", name)
+        await self._answered(serial, None)
+        self.bus.remote.reply(serial)
+
+    async def wait(self, name: str, timeout: float | None = None) -> int | None:  # noqa: ASYNC109
+        """Wait until a service has ended; returns and raises as ``Service.wait``."""
+        service = self.bus.service(name)
+        about = service.properties()
+        while not service.over(about):
+            if not await self._until(self._news, timeout):
+                raise TimeoutError(f"{name} is still {about['ActiveState']} ({timeout:g} s)")
+            about = service.properties()
+        return service.returncode
+
+    def _news(self) -> bool:
+        before = len(self.bus.news)
+        self.bus.drain()
+        return len(self.bus.news) > before
+
+    async def _answered(self, serial: int, timeout: float | None) -> bool:  # noqa: ASYNC109
+        connection = self.bus.remote.bus
+
+        def arrived() -> bool:
+            connection.wait(0)
+            return connection.answered(serial)
+
+        return await self._until(arrived, timeout)
+
+    async def _until(self, arrived: Callable[[], bool], timeout: float | None) -> bool:  # noqa: ASYNC109
+        """Wait until that is so, looking whenever the broker has sent something."""
+        loop = asyncio.get_running_loop()
+        readable = asyncio.Event()
+        loop.add_reader(self.bus.remote.bus.fileno(), readable.set)
+        try:
+            async with asyncio.timeout(timeout):
+                while not arrived():
+                    readable.clear()
+                    await readable.wait()
+        except TimeoutError:
+            return False
+        finally:
+            loop.remove_reader(self.bus.remote.bus.fileno())
+        return True
+
+
+@pytest.fixture
+def dbus_activator_async(dbus_activator: Bus) -> AsyncBus:
+    """The test's bus, for ``await``."""
+    return AsyncBus(dbus_activator)
+
+
+@pytest_asyncio.fixture
+async def dbus_activator_connection(dbus_activator: Bus) -> AsyncIterator[Any]:
+    """A connected ``dbus_next.aio.MessageBus`` on the test's bus."""
+    from broker.bus import stock  # noqa: PLC0415 - who does not ask for it need not import it
+
+    async with stock.connected(dbus_activator.address) as bus:
+        yield bus

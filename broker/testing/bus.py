@@ -1,0 +1,432 @@
+"""The bus of a test: what its fixtures give."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from broker.catalog import catalog, descriptor
+from broker.errors import NoReply, Outcome, RemoteError, ServiceUnknown
+from broker.news import Reader
+from broker.remote import Remote
+from broker.testing import faulty, inline, survivors
+from broker.testing.events import Event, typed
+from broker.testing.host import Host
+from broker.testing.service import Service, StartError, ended
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from broker.contract import Snapshot
+    from broker.testing.settings import Settings
+    from broker.testing.survivors import Survivor
+
+E = TypeVar("E", bound=Event)
+
+# In seconds: for what the broker answers at once. One that does not is stopped, or hangs.
+_PATIENCE: Final = 10.0
+# As in every D-Bus library.
+_CALL_TIMEOUT: Final = 25.0
+
+
+class Bus:
+    """A message bus of a test's own, with a broker that knows what runs on it.
+
+    Attributes:
+        name: of the fixture.
+        settings: what it was started with.
+        directory: the test's files: ``services``, ``home``, ``tmp``.
+        address: for D-Bus libraries.
+        env: for programs: the bus's address, and HOME, TMPDIR and XDG_* in ``directory``.
+        engine: the message bus underneath, such as "dbus-broker 33".
+        remote: the connection to the broker, for what is not here.
+        survivors: after the end, what had outlived its service.
+    """
+
+    def __init__(
+        self, name: str, settings: Settings, host: Host, remote: Remote, node: Any
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.directory = host.directory
+        self.address = host.address
+        self.env: Mapping[str, str] = host.env
+        self.remote = remote
+        self.node = node
+        self.closed = False
+        self.survivors: list[Survivor] = []
+        # What the events and the report of a failure are made of.
+        self.news: list[dict[str, Any]] = []
+        self.last: Snapshot | None = None
+        self.logs: dict[str, list[str]] = {}
+        self._host = host
+        self._own: dict[str, Path] = {}
+        remote.patience = _PATIENCE
+        remote.subscribe()
+        (listed,) = remote.ask("ListServices")
+        self._reader = Reader({path: name for name, path, _, _ in listed})
+        self.engine = str(remote.manager()["Engine"])
+
+    @classmethod
+    def open(cls, name: str, settings: Settings, directory: Path, *, root: Path, node: Any) -> Self:
+        """Start a bus; returns when it can be used.
+
+        Args:
+            name: of the fixture.
+            directory: an empty one, for the test's files.
+            root: what the paths of the settings are relative to.
+            node: the test, or what else of pytest's the bus belongs to.
+
+        Raises:
+            Fault: it does not start.
+            DescriptorError, ServiceUnknown: a descriptor of the settings cannot be used.
+        """
+        given = [root / each for each in settings.services]
+        options = [
+            f"--engine={settings.engine}",
+            f"--activation-timeout={settings.activation_timeout}",
+            f"--stop-timeout={settings.stop_timeout}",
+            *(f"--services={each}" for each in given if not each.is_file()),
+        ]
+        host = Host(options, directory, settings.environ, settings.stop_timeout)
+        try:
+            bus = cls(name, settings, host, Remote.connect(host.address), node)
+            for each in given:
+                if each.is_file():
+                    bus.add_service_file(each)
+            for installed in settings.installed:
+                bus.add_installed(installed)
+        except BaseException:
+            host.stop()
+            host.close()
+            raise
+        return bus
+
+    def __repr__(self) -> str:
+        return f"<Bus {self.name} {self.address}{' closed' * self.closed}>"
+
+    # -- descriptors -----------------------------------------------------------
+
+    def add_service(
+        self,
+        name: str,
+        exec: Sequence[str | os.PathLike[str]],  # noqa: A002 - the descriptor's own word
+    ) -> Service:
+        """Make a name activatable; when this returns, it is.
+
+        Args:
+            name: such as org.example.Greeter.
+            exec: the command line, each argument as it is. A program without a directory is
+                looked for in PATH, and "python3" is the interpreter of the tests.
+
+        Raises:
+            DescriptorError: it cannot be a service.
+            FileNotFoundError: there is no such program in PATH.
+        """
+        program, *arguments = (os.fspath(each) for each in exec)
+        words = [self._program(program), *arguments]
+        # A descriptor's quoting is the shell's; its lines have escapes of their own below that.
+        line = shlex.join(words).replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+        return self._add(name, f"[D-BUS Service]\nName={name}\nExec={line}\n".encode())
+
+    def _program(self, program: str) -> str:
+        if program in ("python", "python3"):
+            return sys.executable
+        if os.sep in program:
+            return os.path.abspath(program)
+        found = shutil.which(program, path=self.env.get("PATH"))
+        if found is None:
+            raise FileNotFoundError(f"no program {program!r} in PATH")
+        return found
+
+    def add_service_file(self, path: str | os.PathLike[str]) -> Service:
+        """Add a descriptor, as it is; raises DescriptorError with its file and line."""
+        found = descriptor.read(os.fspath(path))
+        return self._add(found.name, Path(path).read_bytes())
+
+    def add_installed(self, name: str) -> Service:
+        """Add the host's own descriptor of a name.
+
+        Raises:
+            ServiceUnknown: there is none in the session's standard directories.
+        """
+        found = catalog.load(catalog.standard_directories(os.environ)).entries.get(name)
+        if found is None:
+            raise ServiceUnknown(f"{name} is not installed: no descriptor provides it")
+        return self.add_service_file(found.path)
+
+    def add_function(self, name: str, function: Callable[..., None], *arguments: Any) -> Service:
+        """Add a service that is a function of the test's.
+
+        Its source text is run in a fresh interpreter: it imports what it needs itself, and
+        has nothing from around it but its arguments, which are values of JSON's types.
+
+        Raises:
+            ValueError: it cannot be carried there.
+        """
+        path = self._write(f"{name}.py", inline.program(function, arguments))
+        return self.add_service(name, [sys.executable, path])
+
+    def add_script(self, name: str, text: str, interpreter: str = "/bin/sh") -> Service:
+        """Add a service that is a script, for an interpreter."""
+        return self.add_service(name, [interpreter, self._write(name, text)])
+
+    def add_faulty(self, name: str, **fault: Any) -> Service:
+        """Add a service that fails; it answers no method.
+
+        What it does is one of these:
+
+        - ``exits=3``: exits with the status, before it takes its name
+        - ``dies=signal.SIGSEGV``: ends by the signal, before it takes its name
+        - ``hangs=True``: never takes its name
+        - ``delay=0.5``: takes it after so many seconds
+        - ``takes="org.example.Other"``: takes another name
+        - ``daemonizes=True``: forks twice, and takes its name then
+        - ``forks_late=True``: takes its name, and forks twice then
+        - ``leaves_child=True``: takes its name, with an orphan in a session of its own beside it
+        - ``drops_name=True``: takes its name, gives it up and stays
+        - ``floods=100000``: writes so many lines, and takes its name then
+        - ``missing=True``: its program does not exist
+
+        Raises:
+            TypeError: it is none of these, or several.
+        """
+        known = [*faulty.FAULTS, "missing"]
+        if len(fault) != 1 or not set(fault) <= set(known):
+            raise TypeError(f"add_faulty takes one of {', '.join(known)}, not {sorted(fault)}")
+        ((kind, value),) = fault.items()
+        if kind == "missing":
+            return self.add_service(name, [self.directory / "missing"])
+        number = int(value) if kind in ("exits", "dies", "floods") else value
+        return self.add_service(name, faulty.command(name, kind, number))
+
+    def _write(self, name: str, text: str) -> Path:
+        path = self.directory / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def _add(self, name: str, data: bytes) -> Service:
+        descriptor.parse(f"{name}.service", data)
+        path = self._own[name] = self._host.services / f"{name}.service"
+        path.write_bytes(data)
+        self.reload()
+        return self.service(name)
+
+    def reload(self) -> None:
+        """Have the descriptors read again; when this returns, the bus knows them."""
+        self.remote.ask("Reload")
+        self.drain()  # so that the news have the time of now
+
+    # -- services --------------------------------------------------------------
+
+    def service(self, name: str) -> Service:
+        """A service by its name; raises RemoteError (ServiceUnknown) if there is none."""
+        self.remote.ask("GetService", "s", name)
+        return Service(self, name)
+
+    def start(self, name: str, timeout: float | None = None) -> Service:
+        """Activate a service, and wait until it has its name.
+
+        Args:
+            timeout: in seconds; None leaves it to the setting ``activation_timeout``.
+
+        Raises:
+            StartError: it has not, and why; as soon as there is a reason.
+        """
+        __tracebackhide__ = True
+        serial = self.remote.send("StartService", "s", name)
+        return self.started(name, serial, timeout)
+
+    def started(self, name: str, serial: int, timeout: float | None) -> Service:
+        """The outcome of a call of StartService that was sent; see ``start``."""
+        __tracebackhide__ = True
+        try:
+            self.remote.reply(serial, timeout)
+        except RemoteError as e:
+            if e.name == ServiceUnknown.dbus_name:
+                raise
+            raise self._not_started(name, e.name, str(e)) from None
+        except NoReply:
+            raise self.late(name, timeout) from None
+        return Service(self, name)
+
+    def late(self, name: str, timeout: float | None) -> StartError:
+        """The error of a service that has not taken its name in the test's own time."""
+        text = f"has not taken its name within {timeout} s"
+        return self._not_started(name, NoReply.dbus_name, text)
+
+    def _not_started(self, name: str, error: str, text: str) -> StartError:
+        service = Service(self, name)
+        about = service.properties()
+        return StartError(
+            error,
+            text,
+            service=name,
+            result="" if about["ActiveState"] == "activating" else about["Result"],
+            returncode=ended(about),
+            log=tuple(service.log),
+        )
+
+    def call(
+        self,
+        destination: str,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        *arguments: Any,
+        timeout: float | None = _CALL_TIMEOUT,
+    ) -> list[Any]:
+        """Call a method of anybody on the bus, and return the values of its answer.
+
+        Values are plain Python ones; a variant among the arguments is a pair of signature
+        and value.
+
+        Raises:
+            RemoteError: the answer is an error, ``name`` is its name.
+            NoReply: there was none within ``timeout`` seconds.
+        """
+        return self.remote.bus.call(
+            destination, path, interface, member, signature, *arguments, timeout=timeout
+        )
+
+    def reset(self) -> None:
+        """Make the bus as new, for a bus that several tests share, in some milliseconds.
+
+        All services are ended, the descriptors that were added, events and failures forgotten.
+        What outlived its service is not: it is for ``assert_no_leaks``.
+        """
+        (listed,) = self.remote.ask("ListServices")
+        running = [name for name, _, state, _ in listed if state not in ("inactive", "failed")]
+        for serial in [self.remote.send("StopService", "s", name) for name in running]:
+            self.remote.reply(serial)
+        for path in self._own.values():
+            path.unlink(missing_ok=True)
+        self._own.clear()
+        self.reload()
+        self.remote.ask("ResetFailed", "s", "")
+        self.drain()
+        self.news.clear()
+
+    # -- what happened ---------------------------------------------------------
+
+    @property
+    def events(self) -> list[Event]:
+        """All that has happened so far, in its order."""
+        self.drain()
+        return [event for each in self.news if (event := typed(each)) is not None]
+
+    def wait_for(
+        self, kind: type[E], service: str | None = None, timeout: float | None = None
+    ) -> E:
+        """The first event of a kind (and service), when it has happened.
+
+        Raises:
+            TimeoutError: it has not within ``timeout`` seconds.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        seen = 0
+        while True:
+            events = self.events
+            for event in events[seen:]:
+                if isinstance(event, kind) and service in (None, event.service):
+                    return event
+            seen = len(events)
+            if not self.wait(deadline):
+                whose = f" of {service}" if service else ""
+                raise TimeoutError(f"no {kind.__name__}{whose} within {timeout} s")
+
+    def wait(self, deadline: float | None) -> bool:
+        """Wait for the next piece of news; False if none came until then (monotonic clock)."""
+        signal = self.remote.bus.signal(deadline)
+        if signal is None:
+            return False
+        self.news += self._reader.events(signal)
+        return True
+
+    def drain(self) -> None:
+        """Take the news that have come."""
+        while self.wait(0):
+            pass
+
+    def leaks(self, grace: float = 0.0) -> list[Survivor]:
+        """What is alive and has no business to be: what outlived its service.
+
+        Args:
+            grace: seconds for what is about to end.
+        """
+        return survivors.find(self.remote, grace)
+
+    # -- assertions ------------------------------------------------------------
+
+    def assert_activated(self, name: str, times: int | None = None) -> None:
+        """The service was activated: at least once, or so many times."""
+        __tracebackhide__ = True
+        count = self.service(name).activations
+        wanted = "" if times is None else f" {times} times"
+        if count != times if times is not None else not count:
+            raise AssertionError(f"{name} was activated {count} times, not{wanted or ' once'}")
+
+    def assert_not_activated(self, name: str) -> None:
+        """The service was never activated."""
+        __tracebackhide__ = True
+        count = self.service(name).activations
+        if count:
+            raise AssertionError(f"{name} was activated {count} times")
+
+    def assert_no_leaks(self, grace: float | None = None) -> None:
+        """Nothing outlived its service; ``grace`` is the setting's."""
+        __tracebackhide__ = True
+        found = self.leaks(self.settings.leak_grace if grace is None else grace)
+        if found:
+            raise AssertionError(survivors.text(found))
+
+    # -- the end ---------------------------------------------------------------
+
+    @property
+    def complaints(self) -> str:
+        """What the broker has said on its standard error."""
+        return self._complaints if self.closed else self._host.complaints()
+
+    def look(self) -> Snapshot:
+        """Everything as it is now, or was at the end: services, processes, logs, news.
+
+        Raises:
+            Outcome: the broker does not say.
+        """
+        if not self.closed:
+            self.last = self.remote.snapshot()
+            for about in self.last.services.values():
+                if about["NActivations"]:
+                    self.logs[about["Name"]] = Service(self, about["Name"]).log
+            self.drain()
+        if self.last is None:
+            raise NoReply("the broker was not asked before it ended")
+        return self.last
+
+    def close(self) -> str:
+        """End the bus and everything on it; the fixtures do.
+
+        Returns:
+            what went wrong with the bus itself, or nothing.
+        """
+        problem = ""
+        try:
+            self.survivors = self.leaks(self.settings.leak_grace)
+            self.look()
+        except Outcome as e:
+            problem = f"the broker cannot be asked any more: {e}"
+            if self._host.status is not None:
+                problem += f" (it has ended with status {self._host.status})"
+        finally:
+            self.remote.bus.close()
+            self._host.stop()
+            self._complaints = self._host.complaints()
+            self._host.close()
+            self.closed = True
+        return f"{problem}\n{self._complaints}".strip() if problem else ""

@@ -1,0 +1,104 @@
+"""The fixtures, and the factory that they and everybody else's are made by."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import pytest
+
+from broker.testing import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from broker.testing.bus import Bus
+
+Scope = Literal["function", "class", "module", "package", "session"]
+# Buses whose failures are to be shown: open, or closed by the teardown at hand.
+OPEN: Final = pytest.StashKey[list["Bus"]]()
+
+
+def bus_fixture(*, scope: Scope = "function", **chosen: Any) -> Any:
+    """A fixture that is a bus of its own, for a ``conftest.py`` or a test file.
+
+    Args:
+        scope: how long the bus lives, in pytest's words.
+        chosen: any of ``Settings``; a marker has the last word.
+
+    Example::
+
+        from broker.testing import bus_fixture
+
+        bus = bus_fixture(scope="module", engine="dbus-daemon", services=["data/dbus-1"])
+
+    Raises:
+        pytest.UsageError: there is no such setting, or it cannot have that value.
+    """
+    settings.changed(settings.Settings(), chosen)
+
+    @pytest.fixture(scope=scope)
+    def bus(
+        request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    ) -> Iterator[Bus]:
+        yield from opened(request, tmp_path_factory, chosen)
+
+    return bus
+
+
+def opened(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, chosen: dict[str, Any]
+) -> Iterator[Bus]:
+    """A bus, and after it what became of its processes."""
+    from broker.errors import Fault, Outcome  # noqa: PLC0415 - see the package
+    from broker.testing.bus import Bus  # noqa: PLC0415
+    from broker.testing.survivors import LeakWarning, text  # noqa: PLC0415
+
+    wanted = settings.of_request(request, chosen)
+    name = request.fixturename or "bus"
+    directory = tmp_path_factory.mktemp(name)
+    try:
+        bus = Bus.open(name, wanted, directory, root=request.config.rootpath, node=request.node)
+    except (Fault, Outcome) as e:
+        pytest.fail(f"{name}: {e}", pytrace=False)
+    request.config.stash[OPEN].append(bus)
+    try:
+        yield bus
+    finally:
+        problem = bus.close()
+    if problem:
+        pytest.fail(f"{name}: {problem}", pytrace=False)
+    if bus.survivors and wanted.leaks == "fail":
+        pytest.fail(text(bus.survivors), pytrace=False)
+    if bus.survivors and wanted.leaks == "warn":
+        warnings.warn(LeakWarning(text(bus.survivors)), stacklevel=1)
+
+
+@pytest.fixture
+def dbus_activator(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Bus]:
+    """A message bus for one test, a ``broker.testing.Bus``; its services are the test's alone."""
+    yield from opened(request, tmp_path_factory, {})
+
+
+@pytest.fixture(scope="session")
+def dbus_activator_session(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Bus]:
+    """A message bus for the whole run, one for each of xdist's workers."""
+    yield from opened(request, tmp_path_factory, {})
+
+
+@pytest.fixture
+def dbus_activator_environ(dbus_activator: Bus, monkeypatch: pytest.MonkeyPatch) -> Bus:
+    """The test's bus, with ``os.environ`` as its ``env`` is: for code that reads that."""
+    import os  # noqa: PLC0415 - beside its only use
+
+    for name in set(os.environ) - set(dbus_activator.env):
+        # pytest's own, which it wants to take away itself.
+        if name != "PYTEST_CURRENT_TEST":
+            monkeypatch.delenv(name)
+    for name, value in dbus_activator.env.items():
+        monkeypatch.setenv(name, value)
+    return dbus_activator

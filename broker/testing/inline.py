@@ -1,0 +1,71 @@
+"""A service that is a function in a test's own file.
+
+What is carried is the function's source text, to a fresh interpreter. Rejected: a fork,
+which would have pytest's threads, locks, captured descriptors and connections; a pickle,
+which imports the test's module in the service, and runs its fixtures' imports there. So the
+function has nothing but its arguments: what it needs it imports itself.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import inspect
+import json
+import textwrap
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def program(function: Callable[..., None], arguments: tuple[Any, ...]) -> str:
+    """The text of a Python program that calls the function with the arguments.
+
+    Raises:
+        ValueError: it cannot be carried: it has no source text or no name of its own, uses
+            what is outside of it, or an argument is not of JSON's types.
+    """
+    name = function.__name__
+    if not name.isidentifier():
+        raise ValueError(f"{function!r}: a service needs a function with a name, written by def")
+    code = function.__code__
+    needed = sorted({*code.co_freevars, *_globals(code)} - {name})
+    if needed:
+        raise ValueError(
+            f"{name}() runs in an interpreter of its own, where there is no "
+            f"{' and no '.join(needed)}: import or define it inside of the function"
+        )
+    try:
+        source = textwrap.dedent(inspect.getsource(function))
+    except OSError as e:
+        raise ValueError(f"{name}(): {e}") from e
+    try:
+        carried = json.dumps(arguments)
+    except TypeError as e:
+        raise ValueError(f"{name}(): an argument cannot be carried: {e}") from e
+    return (
+        "from __future__ import annotations\n\n" if _has_lazy_annotations(function) else ""
+    ) + f"import json as _json\n\n{source}\n{name}(*_json.loads({carried!r}))\n"
+
+
+def _globals(code: types.CodeType) -> Iterator[str]:
+    """Names that the code loads from its module, with all that is defined in it.
+
+    (inspect.getclosurevars takes attributes and imported modules for such names, too.)
+    """
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "LOAD_GLOBAL" and not hasattr(builtins, instruction.argval):
+            yield instruction.argval
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _globals(constant)
+
+
+def _has_lazy_annotations(function: Callable[..., None]) -> bool:
+    # Compiled with the module's `from __future__ import annotations`: dbus-next's
+    # signatures are annotations, and are read differently then.
+    import __future__  # noqa: PLC0415 - for one flag
+
+    return bool(function.__code__.co_flags & __future__.annotations.compiler_flag)

@@ -1,0 +1,153 @@
+"""What a bus for tests is started with, and where that is said.
+
+Each setting is a marker's argument, a factory's, an option of the command line and a
+line of the ini file, and the first of these that says something counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+MARKER: Final = "dbus_activator"
+LEAKS: Final = ("fail", "warn", "kill")
+ENGINES: Final = ("auto", "dbus-broker", "dbus-daemon")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Of one bus; times in seconds.
+
+    Attributes:
+        engine: auto, dbus-broker or dbus-daemon.
+        services: directories of descriptors, and single descriptors; relative to pytest's
+            root directory. There are no others, unlike on a session's bus.
+        installed: names whose descriptors are the host's own.
+        environ: variables for the services and the bus's ``env``, beside the isolated ones.
+        leaks: fail, warn or kill: what becomes of a test whose processes outlive their services.
+        leak_grace: for a process that is about to end when the test does.
+        activation_timeout: for a service to take its name.
+        stop_timeout: from SIGTERM to SIGKILL.
+        artifacts: where timelines and events of failed tests go, relative to where pytest
+            was started; None for the test's own temporary directory.
+    """
+
+    engine: str = "auto"
+    services: Sequence[str | Path] = ()
+    installed: Sequence[str] = ()
+    environ: Mapping[str, str] = field(default_factory=dict)
+    leaks: str = "fail"
+    leak_grace: float = 0.5
+    activation_timeout: float = 25.0
+    stop_timeout: float = 5.0
+    artifacts: Path | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice("engine", self.engine, ENGINES)
+        _check_choice("leaks", self.leaks, LEAKS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """A setting on the command line and in the ini file: text, one or several."""
+
+    read: Callable[[Any], Any]
+    help: str
+    metavar: str
+    several: bool = False
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise pytest.UsageError(f"dbus_activator_{name}: {value!r} is none of {', '.join(choices)}")
+
+
+def _assignments(lines: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for line in lines:
+        name, equals, value = line.partition("=")
+        if not (name and equals):
+            raise pytest.UsageError(f"dbus_activator_environ: {line!r} is not NAME=value")
+        found[name] = value
+    return found
+
+
+_OPTIONS: Final[dict[str, _Option]] = {
+    "engine": _Option(str, f"The message bus underneath: {', '.join(ENGINES)}.", "ENGINE"),
+    "services": _Option(tuple, "Directory of descriptors, or a descriptor.", "PATH", several=True),
+    "installed": _Option(tuple, "A service of the host's, by its name.", "NAME", several=True),
+    "environ": _Option(_assignments, "A variable for the services.", "NAME=VALUE", several=True),
+    "leaks": _Option(
+        str, "What to do about processes that outlive their services: fail, warn, kill.", "WHAT"
+    ),
+    "leak_grace": _Option(float, "Seconds for what is about to end when the test does.", "S"),
+    "activation_timeout": _Option(float, "Seconds for a service to take its name.", "S"),
+    "stop_timeout": _Option(float, "Seconds from SIGTERM to SIGKILL.", "S"),
+    "artifacts": _Option(Path, "Where timelines and events of failed tests go.", "DIR"),
+}
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Tell pytest of the options and the lines of the ini file."""
+    group = parser.getgroup("dbus-activator", "D-Bus services under test (dbus-activator)")
+    for name, option in _OPTIONS.items():
+        group.addoption(
+            f"--dbus-activator-{name.replace('_', '-')}",
+            dest=f"dbus_activator_{name}",
+            action="append" if option.several else "store",
+            metavar=option.metavar,
+            help=f"{option.help}{' May be repeated.' if option.several else ''}",
+        )
+        if option.several:
+            parser.addini(f"dbus_activator_{name}", option.help, type="linelist", default=[])
+        else:
+            parser.addini(f"dbus_activator_{name}", option.help, type="string", default="")
+
+
+def of_config(config: pytest.Config) -> Settings:
+    """What the ini file and the command line say.
+
+    Raises:
+        pytest.UsageError: one of them cannot be used.
+    """
+    found = {}
+    for name, option in _OPTIONS.items():
+        text = config.getoption(f"dbus_activator_{name}") or config.getini(f"dbus_activator_{name}")
+        if text:
+            try:
+                found[name] = option.read(text)
+            except ValueError as e:
+                raise pytest.UsageError(f"dbus_activator_{name}: {e}") from e
+    return Settings(**found)
+
+
+def of_request(request: pytest.FixtureRequest, factory: Mapping[str, Any]) -> Settings:
+    """What counts for a fixture; ``factory`` has the arguments that it was made with.
+
+    Raises:
+        pytest.UsageError: a setting cannot be used, or there is no such setting.
+    """
+    settings = changed(of_config(request.config), factory)
+    # The outermost first, so that the one at the test itself has the last word.
+    for marker in reversed(list(request.node.iter_markers(MARKER))):
+        if marker.args:
+            raise pytest.UsageError(f"the marker {MARKER} takes named arguments: {marker.args}")
+        settings = changed(settings, marker.kwargs)
+    return settings
+
+
+def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """With some of the settings replaced; raises pytest.UsageError."""
+    known = {each.name for each in fields(Settings)}
+    for name in changes:
+        if name not in known:
+            raise pytest.UsageError(
+                f"{MARKER} has no setting {name!r}; there are {', '.join(sorted(known))}"
+            )
+    return replace(settings, **changes)

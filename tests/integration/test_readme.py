@@ -1,0 +1,131 @@
+"""What README.md tells test authors to paste, pasted: with the wheel, in empty directories."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.integration import buses
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+
+    from tests.integration.buses import Installation
+
+ROOT = Path(__file__).parent.parent.parent
+BLOCKS: list[tuple[str, str]] = re.findall(
+    r"```(\w+)\n(.*?)```\n", (ROOT / "README.md").read_text(), re.DOTALL
+)
+
+
+def block(language: str, containing: str) -> str:
+    """The README's only block with this text."""
+    (found,) = [text for kind, text in BLOCKS if kind == language and containing in text]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """A user with an empty directory; beside it, the wheel with pytest alone in one environment."""
+
+    user: Installation
+    work: Path
+
+    def write(self, name: str, text: str) -> None:
+        """A file of the user's."""
+        path = self.work / name
+        path.write_text(text)
+        if self.user.uid is not None:
+            os.chown(path, self.user.uid, self.user.uid)
+
+    def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """A command in the directory, with the environment's programs in PATH."""
+        bin_ = self.work.parent / "venv" / "bin"
+        environ = {"PATH": f"{bin_}:/usr/bin:/bin", "HOME": str(self.work)}
+        return self.user.run(argv, cwd=self.work, env=environ)
+
+    def pytest(self) -> subprocess.CompletedProcess[str]:
+        """What the README says."""
+        return self.run("python", "-m", "pytest", "-q")
+
+
+@pytest.fixture
+def newcomer(ordinary: Installation, user: Installation) -> Iterator[Newcomer]:
+    """Whoever runs the tests, and an ordinary user."""
+    directory = buses.short_directory(user)
+    venv = directory / "venv"
+    shutil.copytree(ordinary.command.parent.parent, venv, symlinks=True)
+    (library,) = venv.glob("lib/python*/site-packages")
+    for package in ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments"):
+        source = importlib.util.find_spec(package)
+        assert source is not None
+        assert source.origin is not None
+        shutil.copytree(Path(source.origin).parent, library / package)
+    module = importlib.util.find_spec("py")  # pytest's, a file
+    assert module is not None
+    assert module.origin is not None
+    shutil.copy(module.origin, library)
+    # The empty directory that every place has for descriptors.
+    yield Newcomer(user, directory / "services")
+    buses.remove(directory)
+
+
+def test_the_ten_lines_pass(newcomer: Newcomer) -> None:
+    test = block("python", "def test_greeter")
+    newcomer.write("greeter.py", block("python", "class Greeter"))
+    newcomer.write("test_greeter.py", test)
+    assert len(test.split("\n\n\n")[1].splitlines()) <= 10
+    done = newcomer.pytest()
+    assert (done.returncode, "1 passed" in done.stdout) == (0, True), done.stdout + done.stderr
+
+
+def test_what_the_service_leaves_is_named(newcomer: Newcomer) -> None:
+    leak = re.search(
+        r"With `(subprocess\.Popen\(.*\))` in `main`", (ROOT / "README.md").read_text()
+    )
+    assert leak
+    greeter = block("python", "class Greeter").replace(
+        "async def main():\n", f"async def main():\n    {leak[1]}\n"
+    )
+    # And it daemonizes, which a test's own children would not be found through.
+    daemonize = "import os, subprocess\nif os.fork(): os._exit(0)\nos.setsid()\n"
+    newcomer.write("greeter.py", daemonize + greeter)
+    test = block("python", "def test_greeter")
+    newcomer.write("test_greeter.py", test)
+    done = newcomer.pytest()
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 passed, 1 error" in done.stdout
+    assert re.search(
+        r"^1 process outlived its service:\n"
+        r"  org\.example\.Greeter  pid \d+ \(adopted\)  sleep 1000   age \d\.\ds$",
+        done.stdout,
+        re.MULTILINE,
+    )
+
+
+def test_a_service_in_c_with_meson(newcomer: Newcomer) -> None:
+    newcomer.write("meson.build", block("meson", "project("))
+    newcomer.write("org.example.Greeter.service.in", block("ini", "@greeter@"))
+    newcomer.write("greeter.c", (Path(__file__).parent / "service.c").read_text())
+    done = newcomer.run("sh", "-c", "meson setup build && meson test -C build")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^1/1 greet +OK ", done.stdout, re.MULTILINE)
+    report = json.loads((newcomer.work / "build" / "greet.json").read_text())
+    assert [each["name"] for each in report["services"]] == ["org.example.Greeter"]
+    assert report["leaks"] == []
+    # A leak fails meson's test too.
+    descriptor = newcomer.work / "build" / "org.example.Greeter.service"
+    descriptor.write_text(descriptor.read_text().replace("greeter org", "greeter -l org"))
+    done = newcomer.run("meson", "test", "-C", "build", "--no-rebuild", "-v")
+    # 99 is what it has for tests that went wrong themselves, as automake.
+    assert re.search(r"^1/1 greet +ERROR .*exit status 99", done.stdout, re.MULTILINE), done.stdout
+    assert "org.example.Greeter  pid " in done.stdout

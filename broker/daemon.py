@@ -11,6 +11,7 @@ import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from broker import leaks, report
 from broker.activation import Activator, Limits, Output, Unit
 from broker.api import paths
 from broker.api.callers import BusCallers
@@ -25,7 +26,7 @@ from broker.control import DaemonControl
 from broker.core.environment import inherited
 from broker.core.exits import CLD_EXITED
 from broker.ending import ENGINE_STOP_TIMEOUT, Ending
-from broker.engine.base import EngineSettings, machine_id
+from broker.engine.base import EngineSettings, Rules, machine_id
 from broker.engine.choose import choose
 from broker.errors import (
     EngineFailed,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from broker.core.log import Log
     from broker.core.processes import Process
     from broker.engine.listen import Listener
+    from broker.leaks import Leak
     from broker.process.spawn import Program
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ class Config:
         report_shadowed: say when one directory's descriptor hides another's.
         environ: the activation environment to begin with.
         output: where services' output goes.
+        rules: what a configuration file says to the bus itself.
     """
 
     listener: Listener
@@ -77,6 +80,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     environ: Mapping[str, str] = field(default_factory=dict)
     output: Output = Output.INHERIT
+    rules: Rules = field(default_factory=Rules)
 
 
 class Daemon:
@@ -87,7 +91,7 @@ class Daemon:
     """
 
     def __init__(self, config: Config) -> None:
-        engine, program = choose(config.engine)
+        engine, program = choose(config.engine, config.rules.restricts)
         kernel.become_subreaper()
         self._signal_fd = kernel.open_signalfd([signal.SIGCHLD])
         self.config = config
@@ -110,6 +114,7 @@ class Daemon:
         self.supervisor.guard()
         self._activator = Activator(config.limits, self.supervisor, self, output=config.output)
         self._activator.environment = inherited(config.environ)
+        self._activator.system_bus = config.rules.kind == "system"
         self._control = DaemonControl(config.limits, self._activator, self.supervisor, self)
         self._control.directories = [each.path for each in config.directories]
         settings = EngineSettings(
@@ -119,6 +124,7 @@ class Daemon:
             start_timeout=config.limits.activation_timeout
             + config.limits.stop_timeout
             + ENGINE_PATIENCE,
+            rules=config.rules,
         )
         self._engine = engine(settings, self, self.supervisor.spawn)
         self._ending = Ending(
@@ -179,8 +185,8 @@ class Daemon:
     def _set_bus_environment(self) -> None:
         self._activator.bus_environment = {
             "DBUS_STARTER_ADDRESS": self.bus_address,
-            "DBUS_STARTER_BUS_TYPE": "session",
-            "DBUS_SESSION_BUS_ADDRESS": self.bus_address,
+            "DBUS_STARTER_BUS_TYPE": self.config.rules.kind,
+            f"DBUS_{self.config.rules.kind.upper()}_BUS_ADDRESS": self.bus_address,
         }
 
     async def _serve(self) -> None:
@@ -422,21 +428,19 @@ class Daemon:
         """Every service, by name."""
         return self._activator.units
 
-    async def catch_up(self) -> None:
-        """Hear all that the bus has to say about what was done before this call.
+    async def leaks(self) -> list[Leak]:
+        """Of ``ControlEvents``: after all that the bus has to say about what was done before."""
+        # A bus that has gone has nothing to say: its services have lost their names.
+        with contextlib.suppress(Outcome):
+            # The first answer comes behind news of owners, the second behind the
+            # answers to the questions about them.
+            for _ in range(2):
+                await self._connection.drain()
+        return leaks.find(self.units.values(), self.supervisor, self._engine.pid)
 
-        Raises:
-            Disconnected: the bus has gone.
-        """
-        # The first answer comes behind news of owners, the second behind the
-        # answers to the questions about them.
-        for _ in range(2):
-            await self._connection.drain()
-
-    @property
-    def engine_pid(self) -> int:
-        """The message bus's own process."""
-        return self._engine.pid
+    def report(self) -> dict[str, Any]:
+        """The services and processes as they are now, for JSON."""
+        return report.of_session(self.units.values(), self.supervisor.processes)
 
     def spawn(self, program: Program) -> Process:
         """Start a program that belongs to no service; raises SpawnRefusedError."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from broker.core.state import State
 from broker.daemon import Config, Daemon
-from broker.errors import EngineFailed, Outcome
-from broker.process import clock, kernel, procfs, signals
+from broker.errors import EngineFailed
+from broker.process import kernel, signals
 from broker.process.spawn import Program, close_on_exec
 
 if TYPE_CHECKING:
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
 
     from broker.core.exits import Exit
     from broker.core.processes import Process
+    from broker.leaks import Leak
 
 # What people and supervisors send to a command to make it do something. SIGTSTP
 # and SIGCONT are left alone: the terminal's job control is for both of us.
@@ -41,22 +40,16 @@ _DROPPED: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Leak:
-    """A process that outlived the command; ``age`` in seconds."""
-
-    service: str
-    pid: int
-    adopted: bool
-    command: tuple[str, ...]
-    age: float
-
-
-@dataclass(frozen=True, slots=True)
 class Ended:
-    """How a session ended: the command's exit, and what outlived it."""
+    """How a session ended: the command's exit, what outlived it, and what it was like then.
+
+    Attributes:
+        report: the services and processes, as in ``broker.report``.
+    """
 
     exit: Exit
     leaks: Sequence[Leak]
+    report: dict[str, Any]
 
 
 def run(config: Config, argv: Sequence[str]) -> Ended:
@@ -111,17 +104,16 @@ class _Session:
                 await bus
                 raise EngineFailed("the session was ended by a call of Exit")
             bus.cancel()
-            # A bus that ended with the command changes nothing about its status.
-            with contextlib.suppress(Outcome):
-                await daemon.catch_up()
-            return Ended(process.exit, self._leaks())
+            return Ended(process.exit, await daemon.leaks(), daemon.report())
         finally:
             loop.remove_reader(fd)
             os.close(fd)
 
     def _spawn(self) -> Process:
         environ = {k: v for k, v in self._config.environ.items() if k not in _DROPPED}
-        environ["DBUS_SESSION_BUS_ADDRESS"] = self._daemon.bus_address
+        # The session's, of whatever type it is: the command is told where its bus is.
+        for kind in ("session", self._config.rules.kind):
+            environ[f"DBUS_{kind.upper()}_BUS_ADDRESS"] = self._daemon.bus_address
         program = Program(
             argv=self._argv,
             name=self._argv[0],
@@ -140,35 +132,3 @@ class _Session:
         finally:
             for fd in self._fds:
                 os.set_inheritable(fd, False)
-
-    def _leaks(self) -> list[Leak]:
-        """What is alive and has no business to be.
-
-        A service that owns its name may stay until the session ends, with what it
-        has under it. Everything else outlived the command or its service.
-        """
-        daemon = self._daemon
-        supervisor = daemon.supervisor
-        welcome = {daemon.engine_pid}
-        for unit in daemon.units.values():
-            if unit.service.state is State.RUNNING:
-                welcome.add(unit.service.main_pid)
-        found = []
-        for pid in supervisor.tree(None):
-            about = procfs.stat(pid)
-            if about is None or about.state in "ZX":
-                continue
-            if pid in welcome or about.ppid in welcome:
-                welcome.add(pid)
-                continue
-            age = clock.now().monotonic - clock.of_ticks(about.start_ticks).monotonic
-            found.append(
-                Leak(
-                    service=supervisor.service_of(pid) or "",
-                    pid=pid,
-                    adopted=about.ppid == os.getpid(),
-                    command=procfs.command(pid),
-                    age=age / 1_000_000,
-                )
-            )
-        return found

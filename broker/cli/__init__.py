@@ -1,54 +1,24 @@
-"""The command line, ``dbus-activator``: verbs, each in a file of its own."""
+"""The command line, ``dbus-activator``: how it begins, and what it ends with."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
+import errno
 import os
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-import click
+from broker.errors import Fault, Outcome, RemoteError
 
-from broker import __version__
-from broker.errors import Fault, Outcome
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PROGRAM: Final = "dbus-activator"
+# How click is asked for a script, and later for completions: see its "Shell Completion".
+COMPLETION: Final = "_DBUS_ACTIVATOR_COMPLETE"
 
-# Verb to its one line of help. A verb's file is imported when it is used.
-_VERBS: Final = {
-    "run": "Run a command inside a bus of its own, and clean up after it.",
-    "serve": "Run a bus until SIGTERM or SIGINT.",
-    "ps": "Show every tracked process as a tree.",
-    "demo": "A tour: services activated, daemonized, tracked and crashed.",
-}
-
-
-class _Verbs(click.Group):
-    """The verbs; help lists them without importing them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        del ctx
-        return list(_VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        del ctx
-        if cmd_name not in _VERBS:
-            return None
-        command = importlib.import_module(f"broker.cli.{cmd_name}").command
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        del ctx
-        with formatter.section("Verbs"):
-            formatter.write_dl(list(_VERBS.items()))
-
-
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, "--version", prog_name=PROGRAM)
-def cli() -> None:
-    """A D-Bus activation broker: the parent of every service on a message bus."""
+# What the kernel says of a write that the reader, the disk or the terminal does not take.
+_WRITE_ERRORS: Final = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def complain(text: str) -> None:
@@ -63,11 +33,71 @@ def complain(text: str) -> None:
 
 def main() -> None:
     """Run the command; expected failures become one line on stderr."""
+    _open_streams()
     try:
-        cli(prog_name=PROGRAM)
+        _run()
     except Fault as e:
         complain(f"{PROGRAM}: {e}")
         sys.exit(e.exit_status)
     except Outcome as e:
         complain(f"{PROGRAM}: {e}")
-        sys.exit(1)
+        sys.exit(_status(e))
+
+
+def _open_streams() -> None:
+    """Streams that we were started without lead nowhere: Python has None in their place."""
+    if sys.stdout is None or sys.stderr is None:
+        from broker.process import signals  # noqa: PLC0415 - it is never needed otherwise
+
+        signals.open_standard_streams()
+        sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+        sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def _run() -> None:
+    from broker.cli import output  # noqa: PLC0415 - completion needs none of it
+
+    stdout = sys.stdout
+    try:
+        try:
+            _command()(prog_name=PROGRAM)
+        finally:
+            if sys.stdout is not stdout:
+                # click has met EPIPE, and wants to end with 1 behind a wrapper of its own.
+                sys.stdout = stdout
+                raise output.refused(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+            output.finish()
+    except OSError as e:
+        # Those that are about a file name it, and a verb says what it was about.
+        if e.filename is not None or e.errno not in _WRITE_ERRORS:
+            raise
+        raise output.refused(e) from e
+
+
+def _command() -> Callable[..., Any]:
+    """What we are called as, and for.
+
+    click, which reads command lines, takes as long to import as everything else that
+    ``list`` needs: so that verb, as it is mostly typed, does without.
+    """
+    if os.path.basename(sys.argv[0]) == "dbus-daemon":
+        from broker.cli import dbus_daemon  # noqa: PLC0415 - verbs need none of it
+
+        return dbus_daemon.command
+    if sys.argv[1:2] == ["list"] and COMPLETION not in os.environ:
+        from broker.cli import listing  # noqa: PLC0415 - for this alone
+
+        if listing.is_plain(sys.argv[1:]):
+            return listing.show
+    from broker.cli.verbs import cli  # noqa: PLC0415 - see above
+
+    return cli
+
+
+def _status(e: Outcome) -> int:
+    if isinstance(e, RemoteError):
+        from broker.cli import query  # noqa: PLC0415 - it has been imported by now
+
+        if query.is_unknown(e):
+            return query.UNKNOWN
+    return 1

@@ -6,15 +6,18 @@ import logging
 import math
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from broker.activation import Limits, Output
+from broker.catalog import busconfig
+from broker.catalog.busconfig import BusConfig
 from broker.catalog.catalog import Directory, standard_directories
 from broker.cli import PROGRAM, complain
 from broker.daemon import Config
+from broker.engine import listen
+from broker.engine.base import Rules
 from broker.engine.choose import CHOICES
 from broker.errors import BadConfiguration
 from broker.process import procfs
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from broker.engine.listen import Listener
+
+log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -50,9 +55,8 @@ _OPTIONS: Final = (
         "--activation-timeout",
         metavar="S",
         type=click.FloatRange(min=0, min_open=True),
-        default=Limits().activation_timeout,
-        show_default=True,
-        help="Seconds for a service to take its name.",
+        help="Seconds for a service to take its name. Default: "
+        f"{Limits().activation_timeout:g}, or the configuration file's service_start_timeout.",
     ),
     click.option(
         "--stop-timeout",
@@ -70,6 +74,12 @@ _OPTIONS: Final = (
         help="Where services' output goes: where ours does; to a log in memory, whose last "
         "lines are in the reports of failed activations; or nowhere.",
     ),
+    click.option(
+        "--config-file",
+        metavar="FILE",
+        help="A configuration file of dbus-daemon's: where to listen, where descriptors are, the "
+        "time that services have, and policy. Other options win over it.",
+    ),
 )
 
 
@@ -80,8 +90,43 @@ def bus_options(function: F) -> F:
     return function
 
 
-def config(listener: Listener, environ: Mapping[str, str], options: dict[str, Any]) -> Config:
+def bus_config(path: str | None, environ: Mapping[str, str]) -> BusConfig:
+    """What ``--config-file`` says; nothing if there is none.
+
+    Raises:
+        BadConfiguration: it cannot be read.
+    """
+    if path is None:
+        return BusConfig()
+    found = busconfig.load(path, environ)
+    for problem in found.problems:
+        log.warning("%s", problem)
+    return found
+
+
+def listener_of(found: BusConfig) -> Listener | None:
+    """Where a configuration file says to listen; None if it does not.
+
+    Raises:
+        BadConfiguration, PermissionRefused: it cannot be had.
+    """
+    for where, _ in found.listen[1:]:
+        log.warning("%s: not used: one <listen> is enough", where)
+    for where, text in found.listen[:1]:
+        return listen.from_option(text, where)
+    return None
+
+
+def config(
+    listener: Listener,
+    environ: Mapping[str, str],
+    options: dict[str, Any],
+    found: BusConfig | None = None,
+) -> Config:
     """The Config that the shared options ask for.
+
+    Args:
+        found: what ``--config-file`` says.
 
     Raises:
         BadConfiguration: a directory of ``--services`` does not exist.
@@ -90,11 +135,12 @@ def config(listener: Listener, environ: Mapping[str, str], options: dict[str, An
     for each in own:
         if not os.path.isdir(each):
             raise BadConfiguration(f"--services: {each}: no such directory")
-    directories = [Directory(each, strict=False) for each in own]
-    if options["standard_services"] or not own:
+    found = found or BusConfig()
+    directories = [Directory(each, strict=False) for each in own] or list(found.directories)
+    if options["standard_services"] or not (directories or options.get("config_file")):
         directories += standard_directories(environ)
     for timeout in ("activation_timeout", "stop_timeout"):
-        if math.isnan(options[timeout]):
+        if math.isnan(options[timeout] or 0):
             raise click.BadParameter(
                 "nan is no number of seconds", param_hint=f"--{timeout.replace('_', '-')}"
             )
@@ -104,12 +150,23 @@ def config(listener: Listener, environ: Mapping[str, str], options: dict[str, An
         report_shadowed=bool(own),
         engine=options["engine"],
         limits=Limits(
-            activation_timeout=options["activation_timeout"],
+            activation_timeout=options["activation_timeout"] or _start_timeout(found),
             stop_timeout=options["stop_timeout"],
         ),
         environ=environ,
         output=Output(options["output"]),
+        rules=Rules(
+            kind=found.kind or "session",
+            policy=found.policy,
+            restricts=found.restricts,
+            limits=found.limits,
+        ),
     )
+
+
+def _start_timeout(found: BusConfig) -> float:
+    milliseconds = found.limits.get("service_start_timeout")
+    return Limits().activation_timeout if milliseconds is None else milliseconds / 1000
 
 
 def environment() -> dict[str, str]:
@@ -123,7 +180,8 @@ def environment() -> dict[str, str]:
     if b"LC_CTYPE=" not in started_with:
         # Python sets it for itself in the C locale (PEP 538).
         environ.pop("LC_CTYPE", None)
-    directory = str(Path(sys.argv[0]).absolute().parent)
+    # Not that of a link, which stands in a directory to hide something there.
+    directory = os.path.dirname(os.path.realpath(sys.argv[0]))
     path = environ.get("PATH", os.defpath)
     if directory not in path.split(os.pathsep):
         environ["PATH"] = f"{path}{os.pathsep}{directory}"

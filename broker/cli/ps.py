@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import click
 
 from broker.cli import query, tree
-from broker.client import Client, Snapshot
 
 
 @click.command("ps", short_help="Show every tracked process as a tree.")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=query.complete_names)
 @click.option("--exited", is_flag=True, help="Show the ones that have ended, too.")
 @query.query_options
 def command(name: str | None, where: str | None, *, exited: bool, **options: Any) -> None:
@@ -25,7 +23,10 @@ def command(name: str | None, where: str | None, *, exited: bool, **options: Any
     Example:
       dbus-activator ps --exited org.example.Calculator
     """
-    snapshot = asyncio.run(_snapshot(query.bus_address(where), name))
+    with query.connect(where) as remote:
+        if name is not None:
+            remote.call("GetService", "s", name)  # says ServiceUnknown if it is
+        snapshot = remote.snapshot()
     mode = query.json_mode(options)
     if mode != "off":
         records = [
@@ -42,10 +43,3 @@ def command(name: str | None, where: str | None, *, exited: bool, **options: Any
     roots = tree.rows(snapshot, service=name, exited=exited)
     for line in tree.lines(roots, since, legend=not options["no_legend"]):
         print(line)
-
-
-async def _snapshot(where: str, name: str | None) -> Snapshot:
-    async with await Client.connect(where) as client:
-        if name is not None:
-            await client.call("GetService", "s", name)  # says ServiceUnknown if it is
-        return await client.snapshot()

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from broker.bus import address
+from broker.cli import output
+from broker.errors import OWN, Outcome, RemoteError, ServiceUnknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from click.shell_completion import CompletionItem
+
+    from broker.bus.wire import Received
+    from broker.remote import Remote
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
+# LSB's codes for the status action of an init script, as systemctl gives them.
+NOT_RUNNING: Final = 3
+UNKNOWN: Final = 4
+
+_UNKNOWN_NAMES: Final = {ServiceUnknown.dbus_name, f"{OWN}NoSuchProcess"}
+
+_ADDRESS: Final = click.option(
+    "--address",
+    "where",
+    metavar="ADDRESS",
+    help="Of the bus. Default: $DBUS_SESSION_BUS_ADDRESS, then $XDG_RUNTIME_DIR/bus.",
+)
 _OPTIONS: Final = (
-    click.option(
-        "--address",
-        "where",
-        metavar="ADDRESS",
-        help="Of the bus. Default: $DBUS_SESSION_BUS_ADDRESS, then $XDG_RUNTIME_DIR/bus.",
-    ),
+    _ADDRESS,
     click.option(
         "--json",
         "json_mode",
@@ -33,7 +48,7 @@ _OPTIONS: Final = (
     click.option(
         "-j", "json_auto", is_flag=True, help="JSON: pretty on a terminal, short in a pipe."
     ),
-    click.option("--no-legend", is_flag=True, help="Print no headings."),
+    click.option("--no-legend", is_flag=True, help="Print no headings and no footer."),
     click.option("-q", "--quiet", is_flag=True, help="Print nothing but results."),
 )
 
@@ -45,6 +60,38 @@ def query_options(function: F) -> F:
     return function
 
 
+def complete_names(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The services of the bus of ``--address``; none where there is no broker."""
+    from click.shell_completion import CompletionItem  # noqa: PLC0415 - for this alone
+
+    del param
+    try:
+        with connect(ctx.params.get("where")) as remote:
+            (services,) = remote.call("ListServices")
+    except Outcome:
+        # Nothing can be said in the middle of somebody's command line.
+        return []
+    return [
+        CompletionItem(name, help=state)
+        for name, _, state, _ in services
+        if name.startswith(incomplete)
+    ]
+
+
+def connect(where: str | None) -> Remote:
+    """A connection to the broker to ask.
+
+    Raises:
+        InvalidArgs: nothing says which bus, or it is no address.
+        Disconnected: nobody listens there.
+    """
+    from broker.remote import Remote  # noqa: PLC0415 - help and completion of options need none
+
+    return Remote.connect(bus_address(where))
+
+
 def bus_address(where: str | None) -> str:
     """The bus to ask.
 
@@ -52,6 +99,11 @@ def bus_address(where: str | None) -> str:
         InvalidArgs: nothing says which.
     """
     return where if where is not None else address.default(os.environ)
+
+
+def is_unknown(e: RemoteError) -> bool:
+    """Whether an answer says that there is no such service or process."""
+    return e.name in _UNKNOWN_NAMES
 
 
 def json_mode(options: dict[str, Any]) -> str:
@@ -63,8 +115,54 @@ def json_mode(options: dict[str, Any]) -> str:
 
 
 def print_json(value: Any, mode: str) -> None:
-    """One JSON document."""
+    """One JSON document; bytes are shown in hexadecimal."""
+    import json  # noqa: PLC0415 - tables need none
+
     if mode == "pretty":
-        print(json.dumps(value, indent=2))
+        print(json.dumps(value, indent=2, default=bytes.hex))
     else:
-        print(json.dumps(value, separators=(",", ":")))
+        print(json.dumps(value, separators=(",", ":"), default=bytes.hex))
+
+
+def signals(remote: Remote) -> Iterator[Received]:
+    """The broker's signals as they come, for as long as somebody reads our output.
+
+    Raises:
+        Disconnected: the bus has gone.
+        SystemExit: the reader has, of whom we would hear only with the next line.
+    """
+    import select  # noqa: PLC0415 - for those who follow
+
+    waiting = select.poll()
+    waiting.register(remote.bus.fileno(), select.POLLIN)
+    # Of a pipe without a reader POLLERR is told, asked for or not (poll(2)).
+    waiting.register(sys.stdout.fileno(), 0)
+    while True:
+        while signal := remote.bus.signal(time.monotonic()):
+            yield signal
+        sys.stdout.flush()
+        if any(fd != remote.bus.fileno() for fd, _ in waiting.poll()):
+            raise output.refused(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+
+
+def call_each(remote: Remote, member: str, calls: list[tuple[Any, ...]]) -> None:
+    """Call a method of the Manager several times at once; returns when all are answered.
+
+    Args:
+        calls: each a signature and its arguments.
+
+    Raises:
+        RemoteError: one of them was refused, an unknown name before others; the rest of the
+            refusals are on stderr.
+    """
+    errors = []
+    for serial in [remote.send(member, *each) for each in calls]:
+        try:
+            remote.reply(serial)
+        except RemoteError as e:
+            errors.append(e)
+    errors.sort(key=is_unknown)
+    for error in errors[:-1]:
+        print(f"dbus-activator: {error}", file=sys.stderr)
+    if errors:
+        raise errors[-1]

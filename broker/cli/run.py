@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
+from broker import __version__, report
 from broker.cli import PROGRAM, complain, options
 from broker.core.exits import CLD_EXITED
 from broker.engine import listen
-from broker.errors import Fault
+from broker.errors import BadConfiguration, Fault
 from broker.process.kernel import shortage_is_fault
 from broker.process.signals import open_standard_streams
 from broker.process.spawn import SpawnRefusedError
-from broker.session import Ended, Leak, run
+from broker.session import Ended, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from broker.leaks import Leak
 
 OWN_FAILURE: Final = 127
 LEAKED: Final = 99
@@ -35,8 +39,17 @@ LEAKED: Final = 99
     is_flag=True,
     help=f"Exit with {LEAKED} if the command gave 0 but processes outlived it.",
 )
+@click.option(
+    "--json-report",
+    "json_report",
+    metavar="FILE",
+    type=click.File("w", lazy=False),
+    help="Write what the session came to into FILE: services, processes, exits and leaks.",
+)
 @click.argument("argv", metavar="-- CMD [ARG]...", nargs=-1, required=True)
-def command(argv: tuple[str, ...], *, fail_on_leak: bool, **chosen: Any) -> None:
+def command(
+    argv: tuple[str, ...], *, fail_on_leak: bool, json_report: TextIO | None, **chosen: Any
+) -> None:
     """Run a command inside a bus of its own, and clean up after it.
 
     The exit status is the command's own, 128+N if signal N ended it, 127 if the
@@ -45,26 +58,56 @@ def command(argv: tuple[str, ...], *, fail_on_leak: bool, **chosen: Any) -> None
     \b
     Example:
       dbus-activator run --services ./services.d -- pytest -q
+      dbus-activator run --fail-on-leak --json-report session.json -- ./client
     """
     open_standard_streams()
     options.log_to_stderr()
     environ = options.environment()
     try:
-        with shortage_is_fault(), closing(listen.private(environ)) as listener:
-            ended = run(options.config(listener, environ, chosen), argv)
+        found = options.bus_config(chosen["config_file"], environ)
+        with (
+            shortage_is_fault(),
+            closing(options.listener_of(found) or listen.private(environ)) as listener,
+        ):
+            ended = run(options.config(listener, environ, chosen, found), argv)
+        status = _status(ended, fail_on_leak=fail_on_leak)
+        if json_report is not None:
+            _write_report(json_report, argv, status, ended)
     except (Fault, SpawnRefusedError) as e:
         complain(f"{PROGRAM}: {e}")
         sys.exit(OWN_FAILURE)
-    sys.exit(_report(ended, fail_on_leak=fail_on_leak))
-
-
-def _report(ended: Ended, *, fail_on_leak: bool) -> int:
-    exit_ = ended.exit
-    status = exit_.status if exit_.code == CLD_EXITED else 128 + exit_.status
     if fail_on_leak and ended.leaks:
         _print_leaks(ended.leaks)
-        return status or LEAKED
-    return status
+    sys.exit(status)
+
+
+def _status(ended: Ended, *, fail_on_leak: bool) -> int:
+    """Our own exit status: the command's, unless that is 0 and hides a leak."""
+    exit_ = ended.exit
+    status = exit_.status if exit_.code == CLD_EXITED else 128 + exit_.status
+    return LEAKED if not status and fail_on_leak and ended.leaks else status
+
+
+def _write_report(file: TextIO, argv: Sequence[str], status: int, ended: Ended) -> None:
+    """One JSON document.
+
+    The file was made empty before the bus was started: what cannot be written is refused
+    in time, and nobody takes an earlier session's report for this one's.
+    """
+    document = {
+        "version": __version__,
+        "command": list(argv),
+        "status": status,
+        "exit": report.of_exit(ended.exit),
+        **ended.report,
+        "leaks": [report.of_leak(leak) for leak in ended.leaks],
+    }
+    try:
+        with file:
+            json.dump(document, file, indent=2)
+            file.write("\n")
+    except OSError as e:
+        raise BadConfiguration(f"--json-report: {file.name}: {e.strerror}") from e
 
 
 def _print_leaks(leaks: Sequence[Leak]) -> None:
@@ -72,8 +115,4 @@ def _print_leaks(leaks: Sequence[Leak]) -> None:
     verb = "were" if len(leaks) > 1 else "was"
     complain(f"{PROGRAM}: {many} outlived the command and {verb} killed")
     for leak in leaks:
-        adopted = " (adopted)" if leak.adopted else ""
-        complain(
-            f"  {leak.service or '-'}  pid {leak.pid}{adopted}  {' '.join(leak.command)}"
-            f"   age {leak.age:.1f}s"
-        )
+        complain(f"  {leak}")

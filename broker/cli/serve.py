@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -20,8 +21,9 @@ from broker.process import kernel, signals
 from broker.process.spawn import close_on_exec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from broker.catalog.busconfig import BusConfig
     from broker.engine.listen import Listener
 
 log = logging.getLogger(__name__)
@@ -54,8 +56,19 @@ SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
     flag_value=1,
     help="Print the process ID on FD (default 1).",
 )
+@click.option(
+    "--lifeline",
+    metavar="FD",
+    type=click.IntRange(min=0),
+    help="End at the end of file of FD, or of the process that it is a pidfd of: with whoever "
+    "started us, however that ends.",
+)
 def command(
-    where: str | None, print_address: int | None, print_pid: int | None, **chosen: Any
+    where: str | None,
+    print_address: int | None,
+    print_pid: int | None,
+    lifeline: int | None,
+    **chosen: Any,
 ) -> None:
     """Run a bus until SIGTERM or SIGINT; SIGHUP reads the descriptors again.
 
@@ -66,30 +79,53 @@ def command(
     options.log_to_stderr()
     environ = options.environment()
     for fd in (print_address, print_pid):
-        _check_open(fd)
+        check_open(fd, "print on")
+    check_open(lifeline, "hang on")
     signals.open_standard_streams()
     signals.take_over(SIGNALS)
     passed = notify.passed_descriptor(environ)
     close_on_exec()
-    with kernel.shortage_is_fault(), closing(_listener(passed, where, environ)) as listener:
-        config = options.config(listener, environ, chosen)
-        asyncio.run(_serve(config, print_address, print_pid))
+    found = options.bus_config(chosen["config_file"], environ)
+    with (
+        kernel.shortage_is_fault(),
+        closing(_listener(passed, where, found, environ)) as listener,
+    ):
+        config = options.config(listener, environ, chosen, found)
+        asyncio.run(serve(config, print_address, print_pid, lifeline=lifeline))
 
 
-def _listener(passed: int | None, where: str | None, environ: Mapping[str, str]) -> Listener:
+def _listener(
+    passed: int | None, where: str | None, found: BusConfig, environ: Mapping[str, str]
+) -> Listener:
     if passed is not None:
         return listen.from_descriptor(passed)
     if where is not None:
         return listen.from_option(where)
-    return listen.default(environ)
+    return options.listener_of(found) or listen.default(environ)
 
 
-async def _serve(config: Config, print_address: int | None, print_pid: int | None) -> None:
+async def serve(
+    config: Config,
+    print_address: int | None,
+    print_pid: int | None,
+    on_ready: Callable[[], None] = lambda: None,
+    lifeline: int | None = None,
+) -> None:
+    """Run a bus until a signal, or a call of Exit.
+
+    Args:
+        print_address, print_pid: descriptors to print on when clients can be served.
+        on_ready: called then.
+        lifeline: a descriptor whose end is an order to end, too.
+
+    Raises:
+        Fault: there is no bus any more.
+    """
     fd = kernel.open_signalfd(SIGNALS)
     daemon = Daemon(config)
     loop = asyncio.get_running_loop()
-    stopping = loop.create_task(_first(daemon, fd))
-    serving = loop.create_task(_bus(daemon, print_address, print_pid))
+    stopping = loop.create_task(_first(daemon, fd, lifeline))
+    serving = loop.create_task(_bus(daemon, print_address, print_pid, on_ready))
     try:
         await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -104,17 +140,23 @@ async def _serve(config: Config, print_address: int | None, print_pid: int | Non
             raise outcome
 
 
-async def _bus(daemon: Daemon, print_address: int | None, print_pid: int | None) -> None:
+async def _bus(
+    daemon: Daemon,
+    print_address: int | None,
+    print_pid: int | None,
+    on_ready: Callable[[], None],
+) -> None:
     """Run the bus until somebody calls Exit, or it fails."""
     await daemon.start()
     _print(print_address, daemon.bus_address)
     _print(print_pid, str(os.getpid()))
     notify.notify(daemon.config.environ, "READY=1")
+    on_ready()
     await daemon.wait()
 
 
-async def _first(daemon: Daemon, fd: int) -> None:
-    """Return at the first signal that asks us to end."""
+async def _first(daemon: Daemon, fd: int, lifeline: int | None) -> None:
+    """Return at the first signal that asks us to end, or at the end of our lifeline."""
     loop = asyncio.get_running_loop()
     ending = asyncio.Event()
     reloads: set[asyncio.Task[None]] = set()
@@ -128,11 +170,42 @@ async def _first(daemon: Daemon, fd: int) -> None:
             else:
                 ending.set()
 
+    def on_lifeline() -> None:
+        if lifeline is not None and _has_ended(lifeline):
+            loop.remove_reader(lifeline)
+            ending.set()
+
     loop.add_reader(fd, on_signal)
+    if lifeline is not None:
+        _watch(lifeline, on_lifeline)
     try:
         await ending.wait()
     finally:
         loop.remove_reader(fd)
+        if lifeline is not None:
+            loop.remove_reader(lifeline)
+
+
+def _watch(lifeline: int, on_readable: Callable[[], None]) -> None:
+    try:
+        asyncio.get_running_loop().add_reader(lifeline, on_readable)
+    except PermissionError as e:  # a file, /dev/null: what epoll does not take never changes
+        raise BadConfiguration(f"cannot hang on descriptor {lifeline}: no pipe or pidfd") from e
+
+
+def _has_ended(lifeline: int) -> bool:
+    """Whether a descriptor that can be read is at its end.
+
+    PR_SET_PDEATHSIG would be the kernel's own way, but it tells of the thread that
+    started us, not of its process, and says nothing if that was gone before.
+    """
+    try:
+        return not os.read(lifeline, 4096)
+    except OSError as e:
+        # A pidfd can be read when its process has ended, for poll; read(2) always refuses it.
+        if e.errno == errno.EINVAL:
+            return True
+        raise
 
 
 async def _reload(daemon: Daemon) -> None:
@@ -142,12 +215,22 @@ async def _reload(daemon: Daemon) -> None:
         log.error("not reloaded: %s", e)
 
 
-def _check_open(fd: int | None) -> None:
+def check_open(fd: int | None, what: str) -> None:
+    """Refuse a descriptor that nobody gave us.
+
+    Args:
+        what: such as "print on", for the message.
+
+    Raises:
+        BadConfiguration: it is not open.
+    """
     if fd is not None:
         try:
+            if fd in signals.absent:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             os.fstat(fd)
         except OSError as e:
-            raise BadConfiguration(f"cannot print on descriptor {fd}: {e.strerror}") from e
+            raise BadConfiguration(f"cannot {what} descriptor {fd}: {e.strerror}") from e
 
 
 def _print(fd: int | None, text: str) -> None:

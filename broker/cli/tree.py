@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from broker.core.exits import CLD_EXITED
+from broker.cli import output
+from broker.cli.words import exit_word
+from broker.core.printable import printable
 from broker.process import clock, procfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from broker.client import Snapshot
+    from broker.contract import Snapshot
 
 HEADINGS: Final = ("PID", "PPID", "EXIT", "STARTED", "COMMAND")
 
@@ -78,18 +79,6 @@ def _of_live(pid: int, service: str) -> Row | None:
     return Row(pid, about.ppid, service, "-", started, " ".join(procfs.command(pid)))
 
 
-def exit_word(code: int, status: int) -> str:
-    """An exit as a word: "-", a number, or a signal's name."""
-    if code == 0:
-        return "-"
-    if code == CLD_EXITED:
-        return str(status)
-    try:
-        return signal.Signals(status).name
-    except ValueError:
-        return f"SIG{status}"  # a real-time signal
-
-
 def _roots(all_rows: Iterable[Row]) -> list[Row]:
     by_pid = {row.pid: row for row in all_rows}
     main: dict[str, Row] = {}
@@ -107,23 +96,30 @@ def _roots(all_rows: Iterable[Row]) -> list[Row]:
 
 
 def lines(roots: Iterable[Row], since: int, *, legend: bool) -> Iterator[str]:
-    """The table; ``since`` is what STARTED counts from, in microseconds."""
+    """The table, cut to the terminal; ``since`` is what STARTED counts from, in microseconds."""
+    columns = output.width()
     if legend:
-        yield "{:>7} {:>7}  {:<8} {:<9} {}".format(*HEADINGS)
+        heading = "{:>7} {:>7}  {:<8} {:<9} {}".format(*HEADINGS)
+        yield output.paint(output.clip(heading, columns), "bold")
     service: str | None = None
     for root in roots:
         if root.service != service and root.service:
-            yield f"{'':36}{root.service}"
+            yield output.clip(f"{'':36}{root.service}", columns)
         service = root.service
-        yield from _lines(root, since, "", "")
+        for row, branch in branches(root):
+            started = f"+{(row.started - since) / 1_000_000:.3f}s"
+            text = (
+                f"{row.pid:>7} {row.ppid:>7}  {row.exit:<8} {started:<9} "
+                f"{branch}{printable(row.command)}{'  (adopted)' if row.adopted else ''}"
+            )
+            yield output.clip(text, columns)
 
 
-def _lines(row: Row, since: int, prefix: str, below: str) -> Iterator[str]:
-    started = f"+{(row.started - since) / 1_000_000:.3f}s"
-    adopted = "  (adopted)" if row.adopted else ""
-    yield f"{row.pid:>7} {row.ppid:>7}  {row.exit:<8} {started:<9} {prefix}{row.command}{adopted}"
-    for child in row.children:
-        last = child is row.children[-1]
-        yield from _lines(
-            child, since, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  ")
+def branches(root: Row, prefix: str = "", below: str = "") -> Iterator[tuple[Row, str]]:
+    """Each process of a tree, with the lines that lead to it."""
+    yield root, prefix
+    for child in root.children:
+        last = child is root.children[-1]
+        yield from branches(
+            child, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  ")
         )

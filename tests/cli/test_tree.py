@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from broker.cli import tree
-from broker.client import Snapshot
+from broker.cli import tree, words
+from broker.contract import Snapshot
 
 NAME = "org.example.Calculator"
 
@@ -70,4 +70,4 @@ def test_ended_processes_are_shown_on_request_only() -> None:
     ],
 )
 def test_exits_in_words(code: int, status: int, word: str) -> None:
-    assert tree.exit_word(code, status) == word
+    assert words.exit_word(code, status) == word

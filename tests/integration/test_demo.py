@@ -84,5 +84,5 @@ async def test_ps_says_what_is_wrong(place: Place) -> None:
     )
     async with place.serve() as bus:
         status, said = complaint(f"--address={bus.address}", "no.such.Name")
-        assert status == 1
+        assert status == 4
         assert "no.such.Name was not provided by any .service files" in said

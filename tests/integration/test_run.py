@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import pytest
 
+from broker.core.exits import Result
 from broker.process import procfs
 
 if TYPE_CHECKING:
@@ -234,3 +237,124 @@ def test_an_interactive_shell_has_job_control(place: Place) -> None:
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 5
     assert b"no job control" not in output
+
+
+# What `run --json-report` promises; a key may be added, none may go.
+REPORT: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object",
+    "required": ["version", "command", "status", "exit", "services", "processes", "leaks"],
+    "properties": {
+        "version": {"type": "string"},
+        "command": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        "status": {"type": "integer", "minimum": 0, "maximum": 255},
+        "exit": {"$ref": "#/$defs/exit"},
+        "services": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": [
+                    *("name", "descriptor", "state", "sub_state", "result", "activations"),
+                    *("failures", "activation_usec", "pid", "exit"),
+                ],
+                "properties": {
+                    "name": {"type": "string", "pattern": r"\."},
+                    "descriptor": {"type": "string", "pattern": "^/"},
+                    "state": {
+                        "enum": ["inactive", "activating", "active", "deactivating", "failed"]
+                    },
+                    "sub_state": {"type": "string"},
+                    "result": {"enum": [str(each) for each in Result]},
+                    "activations": {"$ref": "#/$defs/count"},
+                    "failures": {"$ref": "#/$defs/count"},
+                    "activation_usec": {"$ref": "#/$defs/count"},
+                    "pid": {"$ref": "#/$defs/count"},
+                    "exit": {"anyOf": [{"$ref": "#/$defs/exit"}, {"type": "null"}]},
+                },
+            },
+        },
+        "processes": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": [
+                    *("service", "pid", "ppid", "origin", "attribution", "command", "started"),
+                    *("ended", "exit", "user_usec", "system_usec", "max_rss_bytes"),
+                ],
+                "properties": {
+                    "service": {"type": "string"},
+                    "pid": {"$ref": "#/$defs/count"},
+                    "ppid": {"$ref": "#/$defs/count"},
+                    "origin": {"enum": ["spawned", "adopted"]},
+                    "attribution": {"enum": ["spawned", "cgroup", "tag", "session", "none"]},
+                    "command": {"type": "array", "items": {"type": "string"}},
+                    "started": {"$ref": "#/$defs/count"},
+                    "ended": {"type": ["integer", "null"]},
+                    "exit": {"anyOf": [{"$ref": "#/$defs/exit"}, {"type": "null"}]},
+                },
+            },
+        },
+        "leaks": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["service", "pid", "adopted", "command", "age"],
+                "properties": {
+                    "service": {"type": "string"},
+                    "pid": {"$ref": "#/$defs/count"},
+                    "adopted": {"type": "boolean"},
+                    "command": {"type": "array", "items": {"type": "string"}},
+                    "age": {"type": "number", "minimum": 0},
+                },
+            },
+        },
+    },
+    "$defs": {
+        "count": {"type": "integer", "minimum": 0},
+        "exit": {
+            "type": "object",
+            "required": ["code", "status"],
+            "properties": {"code": {"enum": [1, 2, 3]}, "status": {"$ref": "#/$defs/count"}},
+        },
+    },
+}
+
+
+def test_the_report_has_services_processes_and_leaks(place: Place) -> None:
+    place.add(NAME, f"{place.service} -l {NAME}")
+    place.add("org.activation.Test.Two", f"{place.service} -x 3 org.activation.Test.Two")
+    place.add("org.activation.Test.Unused")
+    script = place.write(
+        "command",
+        f"#!/bin/sh\nbusctl --address=$DBUS_SESSION_BUS_ADDRESS {CALL[7:]}\n"
+        "busctl --address=$DBUS_SESSION_BUS_ADDRESS call org.activation.Test.Two / "
+        "org.activation.Test Echo s x\nexit 0\n",
+    )
+    # An old one, which must not be taken for this session's.
+    place.write("report.json", "not of this session", mode=0o666)
+    options = ["--fail-on-leak", f"--json-report={place.path}/report.json"]
+    done = place.run(str(script), "an argument", options=options)
+    assert done.returncode == 99, done.stderr
+    found = json.loads((place.path / "report.json").read_text())
+    jsonschema.validate(found, REPORT)
+    assert found["command"] == [str(script), "an argument"]
+    assert (found["status"], found["exit"]) == (99, {"code": 1, "status": 0})
+    one, two = found["services"]
+    assert (one["name"], one["state"], one["activations"], one["exit"]) == (NAME, "active", 1, None)
+    assert (two["state"], two["result"], two["failures"]) == ("failed", "exit-code", 1)
+    assert two["exit"] == {"code": 1, "status": 3}
+    (leak,) = found["leaks"]
+    assert (leak["service"], leak["adopted"]) == (NAME, True)
+    own = {each["pid"]: each for each in found["processes"] if each["service"] == NAME}
+    assert own[one["pid"]]["origin"] == "spawned"
+    assert own[leak["pid"]]["origin"] == "adopted"
+    ended = [each["exit"] for each in found["processes"] if each["pid"] == two["pid"]]
+    assert ended == [{"code": 1, "status": 3}]
+
+
+def test_a_report_that_cannot_be_written_is_our_own_failure(place: Place) -> None:
+    done = place.run("true", options=["--json-report=/nonexistent/report"])
+    assert (done.returncode, "No such file or directory" in done.stderr) == (2, True)
+    done = place.run("true", options=["--json-report=/dev/full"])
+    assert done.returncode == 127
+    assert done.stderr == "dbus-activator: --json-report: /dev/full: No space left on device\n"

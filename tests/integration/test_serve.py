@@ -7,12 +7,14 @@ import os
 import re
 import signal
 import socket
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from broker.client import Client
 from broker.errors import RemoteError
+from broker.process import procfs
 
 if TYPE_CHECKING:
     from tests.integration.buses import Installation, Place
@@ -26,6 +28,7 @@ def refused(place: Place, *options: str, **environ: str) -> tuple[int, str]:
     done = place.user.run(
         [place.user.command, "serve", f"--engine={place.engine}", *options],
         env=place.environ(**environ),
+        stdin=subprocess.DEVNULL,
     )
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
@@ -108,6 +111,8 @@ def test_a_place_that_may_not_be_written_is_4(ordinary: Installation, place: Pla
     [
         ("--services=/nonexistent", 6, "--services: /nonexistent: no such directory"),
         ("--print-address=99", 6, "cannot print on descriptor 99: Bad file descriptor"),
+        ("--lifeline=99", 6, "cannot hang on descriptor 99: Bad file descriptor"),
+        ("--lifeline=0", 6, "cannot hang on descriptor 0: no pipe or pidfd"),
         ("--stop-timeout=-1", 2, "--stop-timeout"),
         ("--activation-timeout=0", 2, "--activation-timeout"),
         ("--engine=none", 2, "--engine"),
@@ -119,6 +124,42 @@ def test_bad_options(place: Place, option: str, status: int, text: str) -> None:
     found, said = refused(place, option)
     assert text in said
     assert found == status
+
+
+@pytest.mark.parametrize("kind", ["pipe", "pidfd"])
+def test_a_broker_ends_with_its_lifeline(place: Place, kind: str) -> None:
+    place.add(NAME, f"{place.service} -d {NAME}")
+    holder = place.user.popen(["cat"], stdin=subprocess.PIPE)
+    assert holder.stdin is not None
+    lifeline, line = os.pipe()
+    if kind == "pidfd":
+        os.close(lifeline)
+        lifeline = os.pidfd_open(holder.pid)
+    read, write = os.pipe()
+    command = [str(place.user.command), "serve", f"--engine={place.engine}"]
+    options = [f"--lifeline={lifeline}", f"--services={place.services}", f"--print-address={write}"]
+    broker = place.user.popen(
+        [*command, *options], env=place.environ(), cwd=place.path, pass_fds=[lifeline, write]
+    )
+    for fd in (lifeline, write):
+        os.close(fd)
+    with os.fdopen(read) as output:
+        address = output.readline().strip()
+    busctl = ["busctl", f"--address={address}", "call", NAME, "/", "org.activation.Test"]
+    assert place.user.run([*busctl, "Echo", "s", "hello"]).stdout == 's "hello"\n'
+    below = [broker.pid]
+    for pid in below:
+        below += procfs.children_of(pid)
+    if kind == "pipe":
+        os.write(line, b"what is written does not matter")
+    assert broker.poll() is None
+    # The end of one of them is the broker's end, and of nothing else.
+    holder.stdin.close()
+    holder.wait()
+    os.close(line)
+    assert broker.wait(30) == 0
+    assert len(below) >= 3
+    assert [pid for pid in below if procfs.alive(pid)] == []
 
 
 def test_no_engine_installed_is_5_and_names_the_packages(place: Place) -> None:

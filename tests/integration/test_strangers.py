@@ -99,7 +99,15 @@ ARGUMENTS: Final[dict[str, list[Any]]] = {
     "UnsetEnvironment": [["HOME"]],
     "Kill": ["all", 9],
 }
-READERS: Final = {"GetLog", "GetService", "GetServiceByPID", "GetProcess", "ListServices"}
+READERS: Final = {
+    "GetLog",
+    "GetProcess",
+    "GetService",
+    "GetServiceByPID",
+    "ListLeaks",
+    "ListServices",
+    "ListServiceStates",
+}
 
 
 async def test_a_stranger_reads_everything_and_changes_nothing(place: Place) -> None:

@@ -1,0 +1,133 @@
+"""``analyze``: how long activations took, as a list, a timeline or a graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from broker.cli import output, query, tree, words
+from broker.core.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from broker.contract import Snapshot
+
+
+@click.group("analyze", short_help="Activation times, a timeline, a graph of processes.")
+def command() -> None:
+    """How long activations took, as a list, a timeline or a graph."""
+
+
+@command.command("blame", short_help="The services by the time that they took.")
+@query.query_options
+def blame(where: str | None, **options: Any) -> None:
+    """The services by the time that their last activation took, the slowest first.
+
+    \b
+    Example:
+      dbus-activator analyze blame
+    """
+    snapshot = _snapshot(where)
+    found = sorted(_taken(snapshot), key=lambda each: -each["USec"])
+    mode = query.json_mode(options)
+    if mode != "off":
+        query.print_json(found, mode)
+        return
+    columns = output.width()
+    for each in found:
+        how = "" if each["Result"] == "success" else f"  failed ({each['Result']})"
+        colour = "red" if how else ""
+        line = output.clip(f"{words.span(each['USec']):>10} {each['Name']}{how}", columns)
+        print(output.paint(line, colour))
+
+
+def _taken(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+    for service in snapshot.services.values():
+        requested = service["InactiveExitTimestampMonotonic"]
+        if not requested:
+            continue
+        owned = service["ActiveEnterTimestampMonotonic"]
+        ended = service["InactiveEnterTimestampMonotonic"]
+        about = {"Name": service["Name"]}
+        if owned >= requested:
+            yield about | {"USec": owned - requested, "Result": "success"}
+        elif ended >= requested:
+            yield about | {"USec": ended - requested, "Result": service["Result"]}
+
+
+@command.command("plot", short_help="A timeline of services and processes, as SVG.")
+@query.query_options
+def plot(where: str | None, **_options: Any) -> None:
+    """A timeline of services and their processes, as an SVG picture on standard output.
+
+    \b
+    Example:
+      dbus-activator analyze plot > session.svg
+    """
+    from broker.cli.plot import svg  # noqa: PLC0415 - for this alone
+
+    with query.connect(where) as remote:
+        snapshot = remote.snapshot()
+        about = remote.manager()
+    for line in svg(snapshot, f"dbus-activator {about['Version']} on {about['Engine']}"):
+        print(line)
+
+
+@command.command("dot", short_help="A graph of who forked whom, for Graphviz.")
+@query.query_options
+def dot(where: str | None, **_options: Any) -> None:
+    """A graph of who forked whom, for Graphviz, on standard output.
+
+    An orphan's edge is dashed: it leads to its service, since its parent has gone.
+
+    \b
+    Example:
+      dbus-activator analyze dot | dot -Tsvg > processes.svg
+    """
+    for line in _graph(_snapshot(where)):
+        print(line)
+
+
+def _snapshot(where: str | None) -> Snapshot:
+    with query.connect(where) as remote:
+        return remote.snapshot()
+
+
+def _graph(snapshot: Snapshot) -> Iterator[str]:
+    yield "digraph processes {"
+    yield "  rankdir=LR;"
+    yield '  node [shape=box, fontname="sans-serif", fontsize=10];'
+    yield '  broker [label="dbus-activator", shape=ellipse];'
+    named = {name: f"s{number}" for number, name in enumerate(_names(snapshot))}
+    for name, node in named.items():
+        yield f"  {node} [label={_quoted(name)}, shape=ellipse];"
+        yield f"  broker -> {node};"
+    for root in tree.rows(snapshot, service=None, exited=True):
+        service = named.get(root.service, "broker")
+        yield from _edges(root, service, service)
+    yield "}"
+
+
+def _names(snapshot: Snapshot) -> list[str]:
+    """The services that have, or had, processes."""
+    return sorted({each["ServiceName"] for each in snapshot.processes.values()} - {""})
+
+
+def _edges(row: tree.Row, parent: str, service: str) -> Iterator[str]:
+    # PIDs come again; a record's start tells two of them apart.
+    node = f"p{row.pid}_{row.started}"
+    ended = "" if row.exit == "-" else f"\nended: {row.exit}"
+    colour = "" if row.exit in ("-", "0") else ", color=red"
+    yield f"  {node} [label={_quoted(f'{row.pid} {row.command}{ended}')}{colour}];"
+    # The tree has it below its service's first process, for want of its parent.
+    yield f"  {service} -> {node} [style=dashed];" if row.adopted else f"  {parent} -> {node};"
+    for child in row.children:
+        yield from _edges(child, node, service)
+
+
+def _quoted(text: str) -> str:
+    lines = [printable(line) for line in text.split("\n")]
+    escaped = [line.replace("\\", "\\\\").replace('"', '\\"') for line in lines]
+    return '"' + "\\n".join(escaped) + '"'

@@ -1,0 +1,202 @@
+"""In dbus-daemon's place: called by that name, with its options, for whoever starts one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from broker import __version__, notify
+from broker.activation import Limits, Output
+from broker.bus.names import DRIVER
+from broker.cli import options, serve
+from broker.client import Client
+from broker.daemon import Config, Daemon
+from broker.engine import listen
+from broker.errors import BadConfiguration
+from broker.process import signals
+from broker.process.background import Background
+from broker.process.spawn import close_on_exec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from broker.catalog.busconfig import BusConfig
+    from broker.engine.listen import Listener
+
+# Where the two files are that every dbus-daemon has; what of a distribution is not
+# there is in /etc.
+_DIRECTORIES: Final = ("/usr/share/dbus-1", "/usr/local/share/dbus-1", "/etc/dbus-1")
+# The address that means: the socket of LISTEN_FDS.
+_PASSED: Final = "systemd:"
+
+
+@click.command(
+    "dbus-daemon",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Diagnostics go to standard error, whatever is said of syslog.",
+)
+@click.version_option(__version__, "--version", prog_name="dbus-activator")
+@click.option("--session", is_flag=True, help="Use the session bus's configuration file.")
+@click.option("--system", is_flag=True, help="Use the system bus's configuration file.")
+@click.option("--config-file", metavar="FILE", help="Use this configuration file.")
+@click.option(
+    "--address", "where", metavar="ADDRESS", help="Listen there, not where the file says."
+)
+@click.option(
+    "--print-address",
+    metavar="FD",
+    type=click.IntRange(min=0),
+    is_flag=False,
+    flag_value=1,
+    help="Print the bus address on FD (default 1).",
+)
+@click.option(
+    "--print-pid",
+    metavar="FD",
+    type=click.IntRange(min=0),
+    is_flag=False,
+    flag_value=1,
+    help="Print the process ID of the bus on FD (default 1).",
+)
+@click.option(
+    "--fork/--nofork",
+    default=None,
+    help="Return when clients can be served, and go on in the background; or do not, whatever "
+    "the file says.",
+)
+@click.option("--nopidfile", is_flag=True, help="Write no PID file, whatever the file says.")
+@click.option("--introspect", is_flag=True, help="Print the bus's own introspection data.")
+@click.option("--systemd-activation", is_flag=True, help="Accepted: we start services ourselves.")
+@click.option("--nosyslog", is_flag=True, help="Accepted.")
+@click.option("--syslog", is_flag=True, help="Accepted.")
+@click.option("--syslog-only", is_flag=True, help="Accepted.")
+def command(
+    where: str | None,
+    print_address: int | None,
+    print_pid: int | None,
+    *,
+    fork: bool | None,
+    nopidfile: bool,
+    introspect: bool,
+    **chosen: Any,
+) -> None:
+    """A message bus in dbus-daemon's place: dbus-activator, called by that name.
+
+    \b
+    Example:
+      dbus-run-session --dbus-daemon=/usr/lib/dbus-activator/dbus-daemon -- make check
+    """
+    signals.open_standard_streams()
+    options.log_to_stderr()
+    environ = options.environment()
+    if introspect:
+        print(_introspection(environ), end="")
+        return
+    for fd in (print_address, print_pid):
+        serve.check_open(fd, "print on")
+    path = _config_file(chosen)
+    found = options.bus_config(path, environ)
+    passed = notify.passed_descriptor(environ)
+    close_on_exec()
+    with closing(_listener(passed, where, found, environ)) as listener:
+        background = Background() if (found.fork if fork is None else fork) else None
+        signals.take_over(serve.SIGNALS)
+        config = _config(listener, environ, path, found)
+        with _pidfile("" if nopidfile else found.pidfile):
+            ready = background.ready if background else lambda: None
+            asyncio.run(serve.serve(config, print_address, print_pid, ready))
+
+
+def _config_file(chosen: Mapping[str, Any]) -> str:
+    """The one file that is to be read."""
+    names = [kind for kind in ("session", "system") if chosen[kind]]
+    given = [chosen["config_file"]] if chosen["config_file"] is not None else []
+    if len(names) + len(given) != 1:
+        raise click.UsageError("one of --session, --system and --config-file is needed")
+    if given:
+        return str(given[0])
+    paths = [f"{directory}/{names[0]}.conf" for directory in _DIRECTORIES]
+    for path in paths:
+        if os.path.exists(path):
+            return path
+    raise BadConfiguration(f"no configuration file: there is neither {' nor '.join(paths)}")
+
+
+def _listener(
+    passed: int | None, where: str | None, found: BusConfig, environ: Mapping[str, str]
+) -> Listener:
+    wanted = where if where is not None else "".join(text for _, text in found.listen[:1])
+    if wanted == _PASSED:
+        if passed is None:
+            raise BadConfiguration(f"the address {_PASSED} needs a socket in LISTEN_FDS")
+        return listen.from_descriptor(passed)
+    if where is not None:
+        return listen.from_option(where)
+    return options.listener_of(found) or listen.private(environ)
+
+
+def _config(listener: Listener, environ: Mapping[str, str], path: str, found: BusConfig) -> Config:
+    chosen = {
+        "directories": [],
+        "standard_services": False,
+        "config_file": path,
+        "engine": "auto",
+        "activation_timeout": None,
+        "stop_timeout": Limits().stop_timeout,
+        "output": Output.INHERIT,
+    }
+    return options.config(listener, environ, chosen, found)
+
+
+@contextlib.contextmanager
+def _pidfile(path: str) -> Iterator[None]:
+    """A file with our PID in it, as long as the bus is there; without a path, none.
+
+    Raises:
+        BadConfiguration: it exists, or cannot be written.
+    """
+    if not path:
+        yield
+        return
+    try:
+        with open(path, "x", encoding="ascii") as file:
+            file.write(f"{os.getpid()}\n")
+    except FileExistsError as e:
+        raise BadConfiguration(
+            f"the PID file {path} exists: if that bus is not running, remove the file"
+        ) from e
+    except OSError as e:
+        raise BadConfiguration(f"cannot write the PID file {path}: {e.strerror}") from e
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+# -- introspection -------------------------------------------------------------------------
+
+
+def _introspection(environ: Mapping[str, str]) -> str:
+    """What the bus says of itself: a real one, since each engine has another answer."""
+    signals.take_over(serve.SIGNALS)
+    with closing(listen.private(environ)) as listener:
+        return asyncio.run(_ask(Config(listener, (), environ=environ)))
+
+
+async def _ask(config: Config) -> str:
+    daemon = Daemon(config)
+    try:
+        await daemon.start()
+        async with await Client.connect(daemon.bus_address) as client:
+            interface = "org.freedesktop.DBus.Introspectable"
+            path = "/org/freedesktop/DBus"
+            (text,) = await client.bus.call(DRIVER, path, interface, "Introspect")
+            return str(text)
+    finally:
+        await daemon.stop()

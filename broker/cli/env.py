@@ -1,0 +1,39 @@
+"""``env``: the activation environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from broker.cli import query
+from broker.core.printable import printable
+
+
+@click.command("env", short_help="Show or change the activation environment.")
+@click.argument("assignments", metavar="[NAME=VALUE]...", nargs=-1)
+@click.option("--unset", "unset", metavar="NAME", multiple=True, help="Remove it. May be repeated.")
+@query.query_options
+def command(
+    assignments: tuple[str, ...], where: str | None, *, unset: tuple[str, ...], **options: Any
+) -> None:
+    """Show the activation environment, which services are started with, or change it.
+
+    \b
+    Example:
+      dbus-activator env LANG=C.UTF-8 --unset LC_ALL
+    """
+    with query.connect(where) as remote:
+        if unset:
+            remote.call("UnsetEnvironment", "as", list(unset))
+        if assignments:
+            remote.call("SetEnvironment", "as", list(assignments))
+        if unset or assignments:
+            return
+        environment = remote.manager()["Environment"]
+    mode = query.json_mode(options)
+    if mode != "off":
+        query.print_json(dict(each.split("=", 1) for each in environment), mode)
+        return
+    for each in environment:
+        print(printable(each))

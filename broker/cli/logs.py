@@ -1,0 +1,130 @@
+"""``logs``: what a service has written, as far as the broker keeps it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from broker.cli import query, words
+from broker.contract import BUS_NAME
+from broker.errors import NotCaptured, RemoteError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from broker.remote import Remote
+
+# The members of GetLog's structures; the first is consecutive in a service.
+KEYS: Final = ("Serial", "Time", "Monotonic", "Activation", "Stream", "Text")
+
+
+@click.command("logs", short_help="Print captured output of a service.")
+@click.argument("name", shell_complete=query.complete_names)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what it writes, until Ctrl-C.")
+@click.option(
+    "-n",
+    "--lines",
+    "count",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Begin with the newest N lines. Default: with all that are kept.",
+)
+@query.query_options
+def command(
+    name: str, where: str | None, *, follow: bool, count: int | None, **options: Any
+) -> None:
+    """Print what a service has written, with the time, if the broker captures it.
+
+    With --json, each line is a document of its own.
+
+    \b
+    Example:
+      dbus-activator logs -f -n 20 org.example.Flaky
+    """
+    as_json = query.json_mode(options) != "off"
+    try:
+        with query.connect(where) as remote:
+            log = _Log(remote, name)
+            if follow:
+                log.subscribe()
+            _print(log.newest(count), as_json=as_json)
+            for entries, dropped in log.more() if follow else ():
+                if dropped and not options["quiet"]:
+                    print(f"dbus-activator: {dropped} lines were not kept", file=sys.stderr)
+                _print(entries, as_json=as_json)
+    except KeyboardInterrupt:
+        return
+
+
+def tail(remote: Remote, name: str, count: int) -> list[dict[str, Any]]:
+    """The newest lines of a service; none where the broker keeps none."""
+    try:
+        return _Log(remote, name).newest(count)
+    except RemoteError as e:
+        if e.name != NotCaptured.dbus_name and not query.is_unknown(e):
+            raise
+        return []
+
+
+def line(entry: dict[str, Any]) -> str:
+    """A line for people."""
+    return f"{words.moment(entry['Time'])} {entry['Text']}"
+
+
+def _print(entries: list[dict[str, Any]], *, as_json: bool) -> None:
+    for entry in entries:
+        print(json.dumps(entry) if as_json else line(entry))
+
+
+class _Log:
+    """A service's log, read on from where we are."""
+
+    def __init__(self, remote: Remote, name: str) -> None:
+        self._remote = remote
+        self._name = name
+        self._path = ""
+        self._last = 0
+        self._newest: list[dict[str, Any]] = []
+
+    def subscribe(self) -> None:
+        """Hear of new lines, before the first are read: none comes between."""
+        # The name is known first: in a rule, a quote in it would end the value.
+        (self._path,) = self._remote.call("GetService", "s", self._name)
+        for rule in (f"member='LogAppended',arg0='{self._name}'", "member='InterfacesAdded'"):
+            whole = f"type='signal',sender='{BUS_NAME}',{rule}"
+            self._remote.bus.call_bus("AddMatch", "s", whole)
+
+    def newest(self, count: int | None) -> list[dict[str, Any]]:
+        """The newest lines, or all for None."""
+        # 0 is all to GetLog, and it has no other way to say where the log ends.
+        entries, _ = self._read(1 if count == 0 else count or 0)
+        return [] if count == 0 else entries
+
+    def more(self) -> Iterator[tuple[list[dict[str, Any]], int]]:
+        """New lines as they come, and how many before them are lost."""
+        for signal in query.signals(self._remote):
+            # One of a line that we have was on its way while we asked.
+            if signal.member == "LogAppended" and signal.body[1] > self._last:
+                yield self._read(0)
+            elif signal.member == "InterfacesAdded" and signal.body[0] == self._path:
+                yield self._begin_again(), 0
+
+    def _begin_again(self) -> list[dict[str, Any]]:
+        """The descriptor is a new one; so is the log, unless it goes on where we are."""
+        newest, self._last = self._newest, max(self._last - 1, 0)
+        entries, dropped = self._read(0)
+        if dropped or entries[:1] == newest:
+            return entries[0 if dropped else 1 :]
+        self._last = 0
+        return self._read(0)[0]
+
+    def _read(self, lines: int) -> tuple[list[dict[str, Any]], int]:
+        entries, dropped = self._remote.call("GetLog", "stu", self._name, self._last, lines)
+        found = [dict(zip(KEYS, entry, strict=True)) for entry in entries]
+        if found:
+            self._newest = found[-1:]
+            self._last = found[-1]["Serial"]
+        return found, dropped

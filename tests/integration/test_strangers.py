@@ -47,7 +47,7 @@ def policy(version, uid):
 
 
 dbus_broker.policy = policy
-dbus_daemon._CONFIG = dbus_daemon._CONFIG.replace('user="root"', 'user="*"')
+dbus_daemon._OPEN = dbus_daemon._OPEN.replace('user="root"', 'user="*"')
 cli.main()
 """
 

@@ -17,6 +17,10 @@ PROGRAM: Final = "dbus-activator"
 # How click is asked for a script, and later for completions: see its "Shell Completion".
 COMPLETION: Final = "_DBUS_ACTIVATOR_COMPLETE"
 
+# asyncio and dbus-next import these where they can be had, which costs the broker 4 MB
+# each, as long as it runs, and every start a fortieth of a second: TLS and GLib.
+_NOT_FOR_US: Final = ("ssl", "gi")
+
 # What the kernel says of a write that the reader, the disk or the terminal does not take.
 _WRITE_ERRORS: Final = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -33,6 +37,10 @@ def complain(text: str) -> None:
 
 def main() -> None:
     """Run the command; expected failures become one line on stderr."""
+    # Before anything imports asyncio or dbus-next, which work without: None is a module
+    # that cannot be imported (Python's reference, The module cache).
+    for name in _NOT_FOR_US:
+        sys.modules[name] = None  # type: ignore[assignment]
     _open_streams()
     try:
         _run()

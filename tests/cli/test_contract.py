@@ -138,12 +138,21 @@ def test_list_as_it_is_mostly_typed_needs_no_click(monkeypatch: pytest.MonkeyPat
     assert "click" in run("list", "--nonsense")[1]
 
 
+def test_a_bus_carries_nothing_heavy_with_it_that_it_does_not_need() -> None:
+    """Megabytes of the broker's, as long as it runs: TLS, GLib, and what urllib brings."""
+    done, imported = run("serve", "--services=/nonexistent")
+    assert "no such directory" in done.stderr
+    assert {"asyncio", "dbus_next"} <= imported
+    assert not {"ssl", "gi", "http", "email"} & imported
+
+
 def run(*argv: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
     """Run the command; returns what it imported, beyond what Python starts with."""
     read, write = os.pipe()
     script = (
         "import atexit, json, os, sys; before = set(sys.modules);"
-        "tell = lambda: json.dumps(sorted(set(sys.modules) - before)).encode();"
+        "imported = lambda: {name for name, module in sys.modules.items() if module};"
+        "tell = lambda: json.dumps(sorted(imported() - before)).encode();"
         "atexit.register(lambda: os.write({0}, tell()));"
         "sys.argv[0] = 'dbus-activator'; from broker.cli import main; main()"
     ).replace("{0}", str(write))

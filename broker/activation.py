@@ -66,6 +66,9 @@ class ActivationEvents(Protocol):
     def fail_request(self, name: str, token: Token, error: Outcome) -> None:
         """The engine's request for a name has failed."""
 
+    def behind(self, name: str) -> bool:
+        """Whether of what the bus has said of a name's owner some is still to be heard."""
+
     def confirm_owner(self, name: str, on_answer: Callable[[str], None]) -> None:
         """Ask the bus who owns a name."""
 
@@ -250,7 +253,7 @@ class Activator:
         if unit is None:
             self._events.fail_request(name, token, ServiceUnknown(f"{name} is not known any more"))
         else:
-            self.handle(unit, ev.Requested(token))
+            self.handle(unit, ev.Requested(token, self._events.behind(name)))
 
     async def start(self, unit: Unit) -> None:
         """Activate a service; returns when its name is owned.
@@ -259,7 +262,7 @@ class Activator:
             Outcome: the reason why it will not be.
         """
         done: asyncio.Future[None] = self._loop.create_future()
-        self.handle(unit, ev.Requested(done))
+        self.handle(unit, ev.Requested(done, self._events.behind(unit.service.name)))
         await done
 
     async def stop(self, unit: Unit) -> None:
@@ -333,7 +336,6 @@ class Activator:
     def _spawn(self, unit: Unit) -> None:
         descriptor = unit.descriptor
         name = unit.service.name
-        unit.invocation_id = os.urandom(16)
         try:
             if not descriptor.argv:
                 # Its Exec belongs to systemd, and there is none.
@@ -359,10 +361,12 @@ class Activator:
                 )
                 process = self._supervisor.spawn(program, name)
         except SpawnRefusedError as e:
-            self.handle(unit, ev.SpawnRefused(e.error, e.result))
+            event: Event = ev.SpawnRefused(e.error, e.result)
         else:
             unit.activation = process.activation
-            self.handle(unit, ev.Spawned(process.pid, process.started))
+            event = ev.Spawned(process.pid, process.started)
+        unit.invocation_id = os.urandom(16)
+        self.handle(unit, event)
 
     def _outputs(self, unit: Unit) -> AbstractContextManager[Mapping[int, int]]:
         if self._capture is None or unit.log is None:

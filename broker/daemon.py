@@ -374,6 +374,10 @@ class Daemon:
         """Of ``ActivationEvents``."""
         self._engine.fail(name, token, error)
 
+    def behind(self, name: str) -> bool:
+        """Of ``ActivationEvents``."""
+        return self._names.behind(name)
+
     def confirm_owner(self, name: str, on_answer: Callable[[str], None]) -> None:
         """Of ``ActivationEvents``."""
         self._names.ask(name, on_answer)

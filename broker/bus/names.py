@@ -84,6 +84,14 @@ class NameWatch:
         name, _old, owner = message.body
         self._note(name, owner)
 
+    def behind(self, name: str) -> bool:
+        """Whether the bus has said something that may be about a name, and is not told yet.
+
+        dbus-broker and dbus-daemon write to a connection as soon as they have something
+        for it, if it is as well read as ours.
+        """
+        return name in self._news or self._connection.unread
+
     def ask(self, name: str, on_answer: Callable[[str], None]) -> None:
         """Ask who owns a name; all that the bus said before is told before the answer."""
         self._ask(name, lambda owner: self._add(name, _News(lambda: on_answer(owner))))

@@ -38,9 +38,13 @@ class Timer(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """Someone wants the name."""
+    """Someone wants the name.
+
+    ``behind``: of what the bus said of its owner before that, some may still be to be heard.
+    """
 
     token: Token
+    behind: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,12 @@ The rules, which the table below only spells out:
 3.  Names, deaths and requests arrive on different ways, so what is heard next
     may have happened before. The order is had by asking the bus who owns the
     name (``ConfirmOwner``): all that it had said by then is handled first.
-    - Each request asks. An owner that is heard of before the answer may have
-      lost the name before the request, and the engine, which asks once, would
-      wait for nobody. So a request is served by an answer to its own or a later
-      question, or by a name that is taken after that answer.
+    - A request that we are ``behind`` with asks. An owner that is heard of before
+      the answer may have lost the name before the request, and the engine, which
+      asks once, would wait for nobody. So it is served by an answer to its own or
+      a later question, or by a name that is taken after that answer. Where all
+      has been heard, which is the rule, each owner that comes is news.
+    - A request for a name that is thought owned asks: it may have been lost.
     - Each death that could end an activation asks: the name may have been taken
       before. Only the newest answer can say that it was not.
 4.  What a failed activation leaves running is ended: SIGTERM, then SIGKILL
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 
 SIGKILL: Final = 9
 SIGTERM: Final = 15
+_OWNED_STATES: Final = {State.RUNNING, State.EXTERNAL}
 
 
 class Service:
@@ -115,22 +118,28 @@ class Service:
     # -- requests --------------------------------------------------------------
 
     def _serve(self, event: ev.Requested, now: Instant) -> list[Effect]:
-        self.waiting.add(event.token)
+        self._wait(event)
         return self._go_on(now)
 
     def _join(self, event: ev.Requested, _now: Instant) -> list[Effect]:
-        self.waiting.add(event.token)
-        return [ev.ConfirmOwner()]
+        self._wait(event)
+        return self._ask()
 
     def _wait_for_end(self, event: ev.Requested, now: Instant) -> list[Effect]:
-        self.waiting.add(event.token)
+        self._wait(event)
         return self._go_on(now) if self._closing else []
+
+    def _wait(self, event: ev.Requested) -> None:
+        self.waiting.add(event.token, behind=event.behind or self.state in _OWNED_STATES)
+
+    def _ask(self) -> list[Effect]:
+        return [ev.ConfirmOwner()] if self.waiting.unasked else []
 
     def _go_on(self, now: Instant) -> list[Effect]:
         """For those who wait: ask if the name is thought owned, else start, if 6 and 7 allow."""
         if not self.waiting:
             return []
-        if self.state in (State.RUNNING, State.EXTERNAL):
+        if self.state in _OWNED_STATES:
             return [ev.ConfirmOwner()]
         if self._closing:
             return self._refuse(reasons.closing(self.name))
@@ -146,14 +155,13 @@ class Service:
         self._requested = now
         self._claim = None
         self._emptied = True
-        # The timer first: the spawn's answer may already cancel it. The question before the
-        # spawn too: the child may have taken its name, and gone, before a later one.
-        return [ev.ArmTimer(Timer.ACTIVATION), ev.ConfirmOwner(), ev.Spawn()]
+        # The question first: the child may have taken its name, and gone, before a later one.
+        return [*self._ask(), ev.Spawn()]
 
     def _spawned(self, event: ev.Spawned, _now: Instant) -> list[Effect]:
         self._emptied = self._all_gone = False
         self._set_main(event.pid, event.at)
-        return []
+        return [ev.ArmTimer(Timer.ACTIVATION)]
 
     def _spawn_refused(self, event: ev.SpawnRefused, now: Instant) -> list[Effect]:
         return self._fail(event.error, event.result, now)

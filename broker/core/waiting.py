@@ -24,15 +24,22 @@ class Waiting:
 
     asked: int = 0
     answered: int = 0
-    # With the number of the first question that is asked after each came.
+    # With the number of the first question that is asked after each came; what nobody
+    # need ask has that of who came before, so that those who are reached are the first.
     _tokens: list[tuple[Token, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self._tokens)
 
-    def add(self, token: Token) -> None:
-        """One more waits: for a question that is still to be asked."""
-        self._tokens.append((token, self.asked + 1))
+    def add(self, token: Token, *, behind: bool) -> None:
+        """One more waits: if we are behind, for a question that is still to be asked."""
+        last = self._tokens[-1][1] if self._tokens else 0
+        self._tokens.append((token, self.asked + 1 if behind else last))
+
+    @property
+    def unasked(self) -> bool:
+        """Whether somebody waits for a question that is still to be asked."""
+        return bool(self._tokens) and self._tokens[-1][1] > self.asked
 
     @property
     def current(self) -> bool:

@@ -83,7 +83,9 @@ TAKEN_BY_OTHER: Final = took(98, OwnerKind.OTHER)
 # -- effects -----------------------------------------------------------------------
 
 ASK: Final = [ev.ConfirmOwner()]
-SPAWN: Final = [ev.ArmTimer(Timer.ACTIVATION), *ASK, ev.Spawn()]
+SPAWN: Final = [*ASK, ev.Spawn()]
+# Nobody waits for a question that has not been asked already.
+SPAWN_UNASKED: Final = [ev.Spawn()]
 SIGTERM_ALL: Final = [ev.ArmTimer(Timer.STOP), ev.SignalAll(15)]
 SIGKILL_ALL: Final = [ev.SignalAll(9), ev.CancelTimer(), ev.ArmTimer(Timer.KILL)]
 STOPPED: Final = [ev.CancelTimer(), ev.CompleteStop()]

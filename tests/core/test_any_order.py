@@ -96,12 +96,12 @@ class AnyOrder(RuleBasedStateMachine):
             case ev.CompleteStop():
                 self.stops = 0
 
-    @rule(pid=PIDS, refuse=st.booleans())
-    def request(self, pid: int, *, refuse: bool) -> None:
+    @rule(pid=PIDS, refuse=st.booleans(), behind=st.booleans())
+    def request(self, pid: int, *, refuse: bool, behind: bool) -> None:
         """Someone wants the name; what its process would be like, if it came to that."""
         self.pid, self.refuse = pid, refuse
         self.tokens += 1
-        self.give(ev.Requested(self.tokens))
+        self.give(ev.Requested(self.tokens, behind))
 
     @rule(event=EVENTS, times=st.integers(1, 2))
     def anything(self, event: Event, times: int) -> None:

@@ -25,7 +25,7 @@ from tests.core.stage import (
     NOBODY,
     SECOND_REQUEST,
     SEGV,
-    SPAWN,
+    SPAWN_UNASKED,
     STOP,
     TAKEN_BY_FOREIGN,
     TAKEN_BY_OTHER,
@@ -143,7 +143,7 @@ def test_request_while_owned_asks_the_bus_first(state: State) -> None:
 def test_request_for_a_name_that_is_lost_starts_anew_beside_what_lingers() -> None:
     play = running()
     play.do(SECOND_REQUEST)
-    assert play.do(LOST) == SPAWN
+    assert play.do(LOST) == SPAWN_UNASKED
     play.do(spawned(11))
     # The question is still answered; the new process has done nothing wrong.
     assert play.do(NOBODY) == []
@@ -153,7 +153,7 @@ def test_request_for_a_name_that_is_lost_starts_anew_beside_what_lingers() -> No
 def test_request_for_a_name_that_the_bus_denies_starts_anew() -> None:
     play = running()
     play.do(ended(10, EXIT_0), ALL_GONE, SECOND_REQUEST)
-    assert play.do(NOBODY) == SPAWN
+    assert play.do(NOBODY) == SPAWN_UNASKED
     assert (play.state, play.service.owner) == (State.START, "")
 
 
@@ -162,8 +162,8 @@ def test_answer_from_before_a_request_does_not_settle_it() -> None:
     play = running()
     play.do(ev.Requested("a"), ev.Requested("b"))
     assert play.do(owned_by()) == [completed("a")]
-    assert play.do(LOST) == SPAWN
-    assert play.do(spawned(11)) == []
+    assert play.do(LOST) == SPAWN_UNASKED
+    play.do(spawned(11))
     assert play.do(NOBODY) == []
     assert play.do(took(11)) == [ev.CancelTimer(), completed("b")]
 
@@ -193,11 +193,12 @@ def test_request_that_came_after_the_name_was_lost_is_not_forgotten() -> None:
     """The engine asks once. It did so after a loss that we hear of only later."""
     play = starting()
     play.do(SECOND_REQUEST, took())
-    assert play.do(LOST) == SPAWN
+    assert play.do(LOST) == SPAWN_UNASKED
     play.do(spawned(11), NOBODY)
     assert play.do(took(11)) == [ev.CancelTimer(), completed("second")]
 
 
+ALL_HEARD: Final = ev.Requested("first", behind=False)
 # Whoever it is: of a connection that is closed the bus has no PID, so that it is
 # taken for the service's own.
 OLD_NEWS: Final = {
@@ -229,6 +230,44 @@ def test_owner_that_is_heard_of_before_the_answer_serves_when_the_answer_confirm
     external = taken.kind is OwnerKind.FOREIGN
     assert play.state is (State.EXTERNAL if external else State.RUNNING)
     assert play.service.main_pid == (taken.pid if taken.pid == 12 else 10)
+
+
+@pytest.mark.parametrize("taken", [*OLD_NEWS.values(), took(), took(12)])
+def test_owner_serves_at_once_whoever_asked_when_all_had_been_heard(taken: ev.NameAcquired) -> None:
+    """The rule: a question costs an activation a twentieth of its time."""
+    play = Play(prompt=False)
+    assert play.do(ALL_HEARD) == SPAWN_UNASKED
+    play.do(spawned())
+    assert play.do(taken) == [ev.CancelTimer(), completed("first")]
+
+
+def test_request_that_joins_when_all_has_been_heard_needs_no_answer() -> None:
+    play = starting()
+    assert play.do(ev.Requested("second", behind=False)) == []
+    assert play.do(took()) == [ev.CancelTimer(), completed("first", "second")]
+
+
+def test_request_that_joins_one_that_waits_for_an_answer_waits_with_it() -> None:
+    play = Play(FIRST, spawned(), prompt=False)
+    assert play.do(ev.Requested("second", behind=False)) == []
+    assert play.do(took()) == []
+    assert play.do(owned_by()) == [ev.CancelTimer(), completed("first", "second")]
+
+
+def test_request_of_before_an_end_starts_the_service_anew_without_a_question() -> None:
+    play = stopping()
+    play.do(ev.Requested("second", behind=False), ended(10, TERM))
+    assert play.do(ALL_GONE) == [ev.CancelTimer(), ev.CompleteStop(), *SPAWN_UNASKED]
+    play.do(spawned(11))
+    assert play.do(took(11)) == [ev.CancelTimer(), completed("second")]
+
+
+@pytest.mark.parametrize("state", [State.RUNNING, State.EXTERNAL])
+def test_request_while_owned_asks_also_when_all_has_been_heard(state: State) -> None:
+    """The engine asks only for what nobody owns: the loss is on its way."""
+    play = in_state(state)
+    assert play.do(ev.Requested("second", behind=False)) == ASK
+    assert play.do(LOST) == SPAWN_UNASKED
 
 
 def test_leftover_that_had_the_name_before_the_start_serves_nobody() -> None:

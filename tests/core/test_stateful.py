@@ -144,7 +144,7 @@ class Life(World):
         message = self.stream.popleft()
         match message:
             case Acquired(owner):
-                self.told_owner = owner
+                self.told_owner, self.told_at = owner, message.at
                 self.give(self.acquired(owner, variant), message)
             case Lost():
                 self.told_owner = None

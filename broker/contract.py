@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from broker.errors import RemoteError
@@ -26,8 +25,7 @@ def is_absent(e: RemoteError) -> bool:
     return e.name in _ABSENT and e.sender == "org.freedesktop.DBus"
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """All objects of a broker at one moment: properties by object path.
 
     Values are plain Python ones, unpacked from their variants.
@@ -37,8 +35,7 @@ class Snapshot:
     processes: dict[str, dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Signal:
+class Signal(NamedTuple):
     """A signal of the broker; ``body`` has plain Python values."""
 
     path: str

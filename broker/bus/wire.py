@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from broker.bus.frames import FIXED_HEADER, MalformedMessageError
 
@@ -62,8 +61,7 @@ _CODES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """A message that came in; fields that it does not have are empty or 0."""
 
     kind: int

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from broker.cli import output, query, words
+from broker.cli import exits, output, query, words
 from broker.core.printable import printable
 from broker.news import Reader
 
@@ -59,7 +59,7 @@ def text(event: dict[str, Any]) -> str:
             origin = " (adopted)" if event["Origin"] == "adopted" else ""
             return f"started {event['PID']}{origin} {printable(event['Command'])}".rstrip()
         case "exited":
-            how = words.exit_words(event["Code"], event["Status"])
+            how = exits.exit_words(event["Code"], event["Status"])
             return f"exited {event['PID']} ({how}) {printable(event['Command'])}"
         case "activation-failed":
             return f"activation failed: {printable(event['Message'])}"

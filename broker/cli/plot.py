@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from xml.sax.saxutils import escape, quoteattr
 
-from broker.cli import words
+from broker.cli import exits, words
 from broker.core.printable import printable
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _service_row(service: dict[str, Any], now: int) -> _Row:
 def _process_row(process: dict[str, Any], now: int) -> _Row:
     end = process["ExitTimestampMonotonic"] or now
     kind = "adopted" if process["Origin"] == "adopted" else "process"
-    word = words.exit_word(process["ExitCode"], process["ExitStatus"])
+    word = exits.exit_word(process["ExitCode"], process["ExitStatus"])
     # Where the program is, the picture has no room for.
     program, *arguments = process["Command"] or [""]
     command = printable(" ".join([os.path.basename(program), *arguments]))

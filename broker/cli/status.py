@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from broker.cli import logs, output, query, tree, words
+from broker.cli import exits, logs, output, query, tree, words
 from broker.core.printable import printable
 from broker.errors import NoSuchProcess, RemoteError
 
@@ -128,7 +128,7 @@ def _facts(service: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if service["MainPID"]:
             yield "Main PID", str(service["MainPID"])
         else:
-            how = words.exit_words(service["ExecMainCode"], service["ExecMainStatus"])
+            how = exits.exit_words(service["ExecMainCode"], service["ExecMainStatus"])
             yield "Process", f"{service['ExecMainPID']} {command} ({how})"
     if service["Owner"]:
         yield "Owner", service["Owner"]

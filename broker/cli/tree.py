@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.cli import output
-from broker.cli.words import exit_word
+from broker.cli.exits import exit_word
 from broker.core.printable import printable
 from broker.process import clock, procfs
 

@@ -1,12 +1,9 @@
-"""Times, sizes and exits as people read them."""
+"""Times and sizes as people read them."""
 
 from __future__ import annotations
 
-import signal
 import time
 from typing import Final
-
-from broker.core.exits import CLD_DUMPED, CLD_EXITED
 
 _USEC: Final = 1_000_000
 _UNITS: Final = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
@@ -59,29 +56,3 @@ def size(octets: int) -> str:
             return f"{amount:.1f}{unit}" if unit != "B" else f"{octets}B"
         amount /= 1024
     return f"{amount:.1f}T"
-
-
-def signal_name(number: int) -> str:
-    """The name of a signal, such as ``SIGSEGV``."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        # A real-time signal other than the first and the last.
-        return f"SIG{number}"
-
-
-def exit_word(code: int, status: int) -> str:
-    """An exit as a word: "-", a number, or a signal's name."""
-    if code == 0:
-        return "-"
-    return str(status) if code == CLD_EXITED else signal_name(status)
-
-
-def exit_words(code: int, status: int) -> str:
-    """An exit as systemctl has it, such as ``code=killed, signal=SEGV``."""
-    if code == 0:
-        return "running"
-    if code == CLD_EXITED:
-        return f"code=exited, status={status}"
-    word = "dumped" if code == CLD_DUMPED else "killed"
-    return f"code={word}, signal={signal_name(status).removeprefix('SIG')}"

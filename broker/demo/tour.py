@@ -7,7 +7,7 @@ import os
 from signal import SIGSEGV
 from typing import Any
 
-from broker.cli import tree, words
+from broker.cli import exits, tree
 from broker.client import MANAGER, ROOT, SERVICE, Client, Signal
 from broker.errors import RemoteError
 
@@ -57,7 +57,7 @@ class Tour:
         exited = await self._signal("ProcessExited", lambda body: body[2] == pid)
         _path, _service, _pid, code, status, _details = exited
         say(f"  the signal:  ProcessExited(pid={pid}, code={code}, status={status})")
-        word = words.exit_word(code, status)
+        word = exits.exit_word(code, status)
         state = await self._get("Daemon", "ActiveState")
         say(f"  the service: ActiveState={state}, ended by {word}")
         say()

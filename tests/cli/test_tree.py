@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker.cli import tree, words
+from broker.cli import exits, tree
 from broker.contract import Snapshot
 
 NAME = "org.example.Calculator"
@@ -70,4 +70,4 @@ def test_ended_processes_are_shown_on_request_only() -> None:
     ],
 )
 def test_exits_in_words(code: int, status: int, word: str) -> None:
-    assert words.exit_word(code, status) == word
+    assert exits.exit_word(code, status) == word

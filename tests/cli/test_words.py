@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.cli import words
+from broker.cli import exits, words
 from broker.core.exits import CLD_DUMPED, CLD_EXITED, CLD_KILLED
 
 SECOND = 1_000_000
@@ -79,18 +79,18 @@ def test_every_size_is_short(octets: int) -> None:
 
 @pytest.mark.parametrize("status", range(256))
 def test_every_status(status: int) -> None:
-    assert words.exit_word(CLD_EXITED, status) == str(status)
-    assert words.exit_words(CLD_EXITED, status) == f"code=exited, status={status}"
+    assert exits.exit_word(CLD_EXITED, status) == str(status)
+    assert exits.exit_words(CLD_EXITED, status) == f"code=exited, status={status}"
 
 
 @pytest.mark.parametrize("number", sorted(signal.valid_signals()))
 def test_every_signal(number: int) -> None:
-    name = words.exit_word(CLD_KILLED, number)
+    name = exits.exit_word(CLD_KILLED, number)
     assert name.startswith("SIG")
-    assert words.exit_words(CLD_KILLED, number) == f"code=killed, signal={name[3:]}"
-    assert words.exit_words(CLD_DUMPED, number) == f"code=dumped, signal={name[3:]}"
+    assert exits.exit_words(CLD_KILLED, number) == f"code=killed, signal={name[3:]}"
+    assert exits.exit_words(CLD_DUMPED, number) == f"code=dumped, signal={name[3:]}"
 
 
 def test_no_exit() -> None:
-    assert words.exit_word(0, 0) == "-"
-    assert words.exit_words(0, 0) == "running"
+    assert exits.exit_word(0, 0) == "-"
+    assert exits.exit_words(0, 0) == "running"

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
@@ -93,18 +94,18 @@ class Bus:
             f"--stop-timeout={settings.stop_timeout}",
             *(f"--services={each}" for each in given if not each.is_file()),
         ]
-        host = Host(options, directory, settings.environ, settings.stop_timeout)
-        try:
-            bus = cls(name, settings, host, Remote.connect(host.address), node)
+        with ExitStack() as undone:
+            host = Host(options, directory, settings.environ, settings.stop_timeout)
+            undone.callback(host.close)
+            undone.callback(host.stop)
+            remote = undone.enter_context(Remote.connect(host.address))
+            bus = cls(name, settings, host, remote, node)
             for each in given:
                 if each.is_file():
                     bus.add_service_file(each)
             for installed in settings.installed:
                 bus.add_installed(installed)
-        except BaseException:
-            host.stop()
-            host.close()
-            raise
+            undone.pop_all()
         return bus
 
     def __repr__(self) -> str:

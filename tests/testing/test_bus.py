@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from broker.errors import DescriptorError, NoReply, NotRunning, RemoteError, ServiceUnknown
 from broker.testing import (
     ActivationFailed,
+    Bus,
     ProcessExited,
     ProcessStarted,
     ServiceAdded,
@@ -19,9 +19,7 @@ from broker.testing import (
     StartError,
     StateChanged,
 )
-
-if TYPE_CHECKING:
-    from broker.testing import Bus
+from broker.testing.settings import Settings
 
 NAME = "org.example.One"
 PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -119,6 +117,17 @@ def test_a_descriptor_of_the_host(
     assert bus.add_installed(NAME).properties()["ExecStart"] == ["/bin/false"]
     with pytest.raises(ServiceUnknown, match=r"org\.example\.Absent is not installed"):
         bus.add_installed("org.example.Absent")
+
+
+def test_a_bus_that_cannot_be_had_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    # One that is left is closed with a warning, in whatever test is running by then.
+    before = os.listdir("/proc/self/fd")
+    settings = Settings(installed=["org.example.Absent"])
+    with pytest.raises(ServiceUnknown) as caught:
+        Bus.open("bus", settings, tmp_path, root=tmp_path, node=None)
+    assert os.listdir("/proc/self/fd") == before
+    # Until here its traceback has kept alive whatever was forgotten.
+    assert "Absent" in str(caught.value)
 
 
 def test_an_added_service_can_be_called_at_once(bus: Bus) -> None:

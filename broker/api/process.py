@@ -35,8 +35,8 @@ class ProcessObject(Interface):
 
 def _command(process: Process) -> list[str]:
     if process.running:
-        # It may have executed another program since.
-        process.command = procfs.command(process.pid) or process.command
+        # It may have executed another program since; a zombie does not know any more.
+        process.command = procfs.arguments(process.pid) or process.command
     return list(process.command)
 
 

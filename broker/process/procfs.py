@@ -96,12 +96,17 @@ def command(pid: int, about: Stat | None = None) -> tuple[str, ...]:
     Args:
         about: what ``stat`` said, which saves a look at a zombie.
     """
-    data = None if about is not None and about.state == "Z" else read(f"/proc/{pid}/cmdline")
-    if data:
-        words = data.rstrip(b"\0").split(b"\0")
-        return tuple(word.decode("utf-8", "backslashreplace") for word in words)
+    if (about is None or about.state != "Z") and (words := arguments(pid)):
+        return words
     about = about or stat(pid)
     return (f"[{about.comm}]",) if about else ()
+
+
+def arguments(pid: int) -> tuple[str, ...]:
+    """The command line; empty where there is none, such as a zombie's."""
+    data = read(f"/proc/{pid}/cmdline")
+    words = data.rstrip(b"\0").split(b"\0") if data else []
+    return tuple(word.decode("utf-8", "backslashreplace") for word in words)
 
 
 def cgroup(pid: int) -> str:

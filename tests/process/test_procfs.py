@@ -84,6 +84,7 @@ def test_a_zombie_still_says_whose_it_was(child: str) -> None:
         assert (about.comm, about.state, about.ppid) == ("child", "Z", process.pid)
         assert about.session == os.getsid(process.pid)
         assert procfs.command(pid) == ("[child]",)
+        assert procfs.arguments(pid) == ()
         assert procfs.children_of(process.pid) == [pid]
         assert procfs.cgroup(pid) == procfs.cgroup(os.getpid())
         assert not procfs.alive(pid)

@@ -95,9 +95,16 @@ def _roots(all_rows: Iterable[Row]) -> list[Row]:
     return sorted(roots, key=lambda row: (row.service, row.started))
 
 
-def lines(roots: Iterable[Row], since: int, *, legend: bool) -> Iterator[str]:
-    """The table, cut to the terminal; ``since`` is what STARTED counts from, in microseconds."""
+def lines(roots: Iterable[Row], since: int, *, legend: bool, margin: int = 0) -> Iterator[str]:
+    """The table, cut to the terminal.
+
+    Args:
+        since: what STARTED counts from, in microseconds.
+        margin: columns that the caller puts before each line.
+    """
     columns = output.width()
+    if columns is not None:
+        columns = max(columns - margin, 0)
     if legend:
         heading = "{:>7} {:>7}  {:<8} {:<9} {}".format(*HEADINGS)
         yield output.paint(output.clip(heading, columns), "bold")

@@ -91,7 +91,7 @@ class Tour:
         snapshot = await self._client.snapshot()
         since = min(each["StartTimestampMonotonic"] for each in snapshot.processes.values())
         roots = tree.rows(snapshot, service=f"{DEMO}.{service}", exited=True)
-        for line in tree.lines(roots, since, legend=True):
+        for line in tree.lines(roots, since, legend=True, margin=2):
             say(f"  {line}")
         say(f"  (the broker is PID {os.getppid()})")
         say()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker.cli import exits, tree
+from broker.cli import exits, output, tree
 from broker.contract import Snapshot
 
 NAME = "org.example.Calculator"
@@ -47,6 +47,16 @@ def test_children_stand_below_their_parents_and_orphans_below_their_service() ->
         "   4082    4080  0        +0.020s   ├─ sh -c probe",
         "   4121    4070  -        +0.034s   └─ calc-worker  (adopted)",
     ]
+
+
+def test_lines_leave_room_for_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "width", lambda: 50)
+    snapshot = Snapshot(services={}, processes={"/1": record(4080, 4070, 0, "x" * 80)})
+    for margin in (0, 2):
+        rows = tree.rows(snapshot, service=None, exited=True)
+        lines = [*tree.lines(rows, 0, legend=True, margin=margin)]
+        assert max(map(len, lines)) == 50 - margin
+        assert lines[-1].endswith("xx…")
 
 
 def test_ended_processes_are_shown_on_request_only() -> None:

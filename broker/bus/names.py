@@ -87,8 +87,8 @@ class NameWatch:
     def behind(self, name: str) -> bool:
         """Whether the bus has said something that may be about a name, and is not told yet.
 
-        dbus-broker and dbus-daemon write to a connection as soon as they have something
-        for it, if it is as well read as ours.
+        To be asked at a request of dbus-broker's, which comes on another connection: it
+        writes to its connections in the order in which it has something for them.
         """
         return name in self._news or self._connection.unread
 

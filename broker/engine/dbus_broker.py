@@ -98,21 +98,25 @@ class _InvalidConfig(Outcome):
 
 # Its own descriptors: two for events, the log's, ours, the listening one, and some to spare.
 _OWN_FDS: Final = 32
+_PIDFDS: Final = 34
 
 
-def max_fds(limit: int, uid: int) -> int:
-    """How many descriptors the bus may hold for one user; each connection is one.
+def max_fds(version: int, limit: int, uid: int) -> int:
+    """How many descriptors the bus may hold for one user; each connection is charged one.
 
     Up to version 37 it ends when its own table is full, which any client could do to
     it by opening connections. So its quota must be used up first: then the client is
-    turned away.
+    turned away. From version 34 on, a connection takes two places there: its socket
+    and a pidfd of its process.
 
     Args:
+        version: of dbus-broker.
         limit: RLIMIT_NOFILE of the bus.
         uid: ours; root may connect as well, and has as many.
     """
     users = 1 if uid == 0 else 2
-    return max(8, min(65536, (limit - _OWN_FDS) // users))
+    places = 2 if version >= _PIDFDS else 1
+    return max(8, min(65536, (limit - _OWN_FDS) // users // places))
 
 
 class DBusBroker(Engine):
@@ -143,7 +147,7 @@ class DBusBroker(Engine):
                     self.settings.program,
                     "--controller=3",
                     f"--machine-id={self.settings.machine_id}",
-                    *limits(),
+                    *limits(self._number),
                 ],
                 {3: theirs.fileno()},
             )
@@ -271,12 +275,12 @@ class DBusBroker(Engine):
             self._controller.reply(call)
 
 
-def limits() -> list[str]:
+def limits(version: int) -> list[str]:
     """Its options for these; all of them are cut to 32 bits."""
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     return [
         "--max-bytes=1000000000",
-        f"--max-fds={max_fds(limit, os.getuid())}",
+        f"--max-fds={max_fds(version, limit, os.getuid())}",
         "--max-matches=1000000",
     ]
 

@@ -17,6 +17,7 @@ import contextlib
 import itertools
 import logging
 import os
+import resource
 from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
 
@@ -66,6 +67,19 @@ _LIMITS: Final = {
     "max_match_rules_per_connection": 50_000,
     "max_replies_per_connection": 50_000,
 }
+# Those that are built in, of the limits that its table of descriptors may lower.
+_BUILT_IN: Final = {
+    "max_completed_connections": 2048,
+    "max_incomplete_connections": 64,
+    "max_connections_per_user": 256,
+}
+# Places in that table: of its own, and of each connection from version 1.15 on, the
+# socket and four or five pidfds of the same process.
+_OWN_FDS: Final = 24
+_PIDFDS: Final = (1, 15)
+_PLACES: Final = 6
+# Connections without which there is no session, one of them still to say who it is.
+_LEAST: Final = 5
 
 _CONFIG: Final = """\
 <!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
@@ -111,6 +125,33 @@ SystemdService={name}
 """
 
 
+def connections(table: int) -> dict[str, int]:
+    """Its limits of connections that it has places for.
+
+    Versions 1.15 and 1.16 hang for ever when their table is full: they take a descriptor
+    that cannot be copied for a shortage of memory, and wait until there is some.
+
+    Args:
+        table: RLIMIT_NOFILE of the bus.
+
+    Raises:
+        EngineFailed: there is no room for us, a service and its client.
+    """
+    room = (table - _OWN_FDS) // _PLACES
+    if room < _LEAST:
+        raise EngineFailed(
+            f"dbus-daemon needs {_OWN_FDS + _LEAST * _PLACES} descriptors, "
+            f"and may have {table}: Too many open files"
+        )
+    incomplete = min(max(room // 4, 1), 10_000)
+    completed = min(room - incomplete, 100_000)
+    return {
+        "max_completed_connections": completed,
+        "max_incomplete_connections": incomplete,
+        "max_connections_per_user": completed,
+    }
+
+
 class DBusDaemon(Engine):
     """The reference implementation's message bus."""
 
@@ -120,6 +161,7 @@ class DBusDaemon(Engine):
         self, settings: EngineSettings, events: EngineEvents, spawn: Callable[[Program], Process]
     ) -> None:
         super().__init__(settings, events, spawn)
+        self._number = (0, 0)  # of its version
         self._directory = ""
         self._services = ""
         self._config = ""
@@ -131,7 +173,10 @@ class DBusDaemon(Engine):
 
     async def start(self, names: Collection[str]) -> None:
         """Start it on a directory of generated files, and own systemd's name on it."""
-        self.version = "dbus-daemon " + await self._read_version(r"Daemon (\S+)")
+        number = await self._read_version(r"Daemon (\d+\.\d+\S*)")
+        self.version = f"dbus-daemon {number}"
+        major, minor, *_ = number.split(".")
+        self._number = (int(major), int(minor))
         self._directory = private_directory(os.environ)
         self._services = os.path.join(self._directory, "services")
         self._config = os.path.join(self._directory, "bus.conf")
@@ -160,6 +205,10 @@ class DBusDaemon(Engine):
         limits = {**_LIMITS, **rules.limits} if rules.kind == "session" else dict(rules.limits)
         patience = min(round(min(self.settings.start_timeout, _INT_MAX) * 1000), _INT_MAX)
         limits["service_start_timeout"] = patience
+        if self._number >= _PIDFDS:
+            _, table = resource.getrlimit(resource.RLIMIT_NOFILE)
+            for name, most in connections(table).items():
+                limits[name] = min(limits.get(name, _BUILT_IN[name]), most)
         listener = self.settings.listener
         with open(self._config, "w", encoding="utf-8") as file:
             file.write(

@@ -53,16 +53,19 @@ def test_the_policy_lets_our_own_user_and_root_in_and_nobody_else() -> None:
 
 
 @pytest.mark.parametrize("uid", [0, 1000])
-def test_its_quota_of_descriptors_is_used_up_before_its_table(uid: int) -> None:
+@pytest.mark.parametrize(("version", "places"), [(33, 1), (34, 2), (37, 2)])
+def test_its_quota_of_descriptors_is_used_up_before_its_table(
+    version: int, places: int, uid: int
+) -> None:
     for limit in [*range(4096), *(2**bits + more for bits in range(12, 32) for more in (-1, 0, 1))]:
-        found = dbus_broker.max_fds(limit, uid)
+        found = dbus_broker.max_fds(version, limit, uid)
         # 0 would end it at once, as would a number that is cut to that.
         assert 8 <= found < 2**32
         if limit >= 64:
-            assert found * (1 if uid == 0 else 2) + 32 <= limit
+            assert found * (1 if uid == 0 else 2) * places + 32 <= limit
 
 
 def test_its_limits_fit_32_bits() -> None:
-    found = dict(option.removeprefix("--").split("=") for option in dbus_broker.limits())
+    found = dict(option.removeprefix("--").split("=") for option in dbus_broker.limits(37))
     assert set(found) == {"max-bytes", "max-fds", "max-matches"}
     assert all(0 < int(value) < 2**32 for value in found.values())

@@ -10,7 +10,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from broker.errors import Outcome
+from broker.engine import dbus_daemon
+from broker.errors import EngineFailed, Outcome
 from tests.engine.running import make, running
 from tests.engine.test_dbus_broker import outcomes
 
@@ -28,6 +29,19 @@ def directory_of(place: Path) -> Path:
     """What was made for the engine."""
     (found,) = place.glob("dbus-activator-*")
     return found
+
+
+def test_its_connections_are_used_up_before_its_table() -> None:
+    """Versions 1.15 and 1.16 take up to five places for each, and hang when there is none."""
+    for table in [*range(54, 4096), *(2**bits for bits in range(12, 32))]:
+        found = dbus_daemon.connections(table)
+        completed, incomplete, of_one_user = found.values()
+        assert completed == of_one_user >= 4
+        assert incomplete >= 1
+        assert (completed + incomplete) * 5 + 20 <= table
+    for table in range(54):
+        with pytest.raises(EngineFailed, match=rf"may have {table}: Too many open files"):
+            dbus_daemon.connections(table)
 
 
 @pytest.mark.asyncio

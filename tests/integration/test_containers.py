@@ -74,7 +74,8 @@ class Container:
         if self.nobody:
             who = [f"--setuid={NOBODY}", f"--setgid={NOBODY}"]
         subprocess.run(
-            ["nsenter", f"--target={pid}", "--pid", "--mount", *who, "--", *argv], check=True
+            ["nsenter", f"--target={pid}", "--pid", "--mount", "--root", *who, "--", *argv],
+            check=True,
         )
 
 

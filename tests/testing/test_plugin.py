@@ -495,6 +495,8 @@ ASYNC = """
                 await bus.start("org.example.Two")
         await bus.stop("org.example.Two")
 
+    # From dbus-next itself, with Python 3.13.
+    @pytest.mark.filterwarnings("ignore:'typing.no_type_check_decorator':DeprecationWarning")
     async def test_dbus_next(dbus_activator_connection, dbus_activator):
         from dbus_next.aio import MessageBus
         from dbus_next.service import ServiceInterface, method

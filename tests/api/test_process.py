@@ -12,9 +12,9 @@ from broker.core.processes import Processes
 
 
 def test_the_command_is_what_is_executed_now_or_was_at_the_end() -> None:
-    read, write = os.pipe()
-    with subprocess.Popen(["sh", "-c", "read line; exec cat"], stdin=read) as process:
-        os.close(read)
+    command = ["sh", "-c", "read line; exec cat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
         record = Processes().add(
             process.pid,
             ppid=os.getpid(),
@@ -26,11 +26,15 @@ def test_the_command_is_what_is_executed_now_or_was_at_the_end() -> None:
             command=("as it was started",),
         )
         described = ProcessObject(record)
-        assert described.get("Command") == ["sh", "-c", "read line; exec cat"]
-        os.write(write, b"\n")
+        # The kernel has no arguments for it yet when Popen hears that it executes them.
+        while described.get("Command") == ["as it was started"]:
+            pass
+        assert described.get("Command") == command
+        process.stdin.write(b"\n")
+        process.stdin.flush()
         while described.get("Command") != ["cat"]:
             pass
-        os.close(write)
+        process.stdin.close()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         # A zombie: there is no command line, and nobody has heard of its end.
         assert described.get("Command") == ["cat"]

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from broker.bus import address as addresses
 from broker.bus.codec import Message, MessageType, Variant
 from broker.bus.connection import Connection
-from broker.contract import (
-    BUS_NAME,
-    MANAGER,
-    PROCESS,
-    ROOT,
-    SERVICE,
-    Signal,
-    Snapshot,
-    is_absent,
-)
+from broker.contract import BUS_NAME, MANAGER, PROCESS, ROOT, SERVICE, is_absent
 from broker.errors import Disconnected, NoBroker, RemoteError
+from broker.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
 __all__ = ["BUS_NAME", "MANAGER", "PROCESS", "ROOT", "SERVICE", "Client", "Signal", "Snapshot"]
+
+
+class Signal(NamedTuple):
+    """A signal of the broker; ``body`` has plain Python values."""
+
+    path: str
+    member: str
+    body: list[Any]
 
 
 class Client:
@@ -79,10 +79,7 @@ class Client:
         (objects,) = await self._call(
             ROOT, "org.freedesktop.DBus.ObjectManager", "GetManagedObjects"
         )
-        return Snapshot(
-            {path: plain(each[SERVICE]) for path, each in objects.items() if SERVICE in each},
-            {path: plain(each[PROCESS]) for path, each in objects.items() if PROCESS in each},
-        )
+        return Snapshot.of(plain(objects))
 
     async def subscribe(self, on_signal: Callable[[Signal], None]) -> None:
         """Have all the broker's signals, in order, given to a function."""

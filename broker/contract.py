@@ -1,10 +1,11 @@
-"""The interface as its clients see it: names, and what they get."""
+"""The interface's names, as its clients need them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from broker.errors import RemoteError
 
 # Not imported from the daemon's room, which a client does not need.
@@ -23,21 +24,3 @@ _ABSENT: Final = {
 def is_absent(e: RemoteError) -> bool:
     """Whether the bus answered, and not the broker: nobody owns its name."""
     return e.name in _ABSENT and e.sender == "org.freedesktop.DBus"
-
-
-class Snapshot(NamedTuple):
-    """All objects of a broker at one moment: properties by object path.
-
-    Values are plain Python ones, unpacked from their variants.
-    """
-
-    services: dict[str, dict[str, Any]]
-    processes: dict[str, dict[str, Any]]
-
-
-class Signal(NamedTuple):
-    """A signal of the broker; ``body`` has plain Python values."""
-
-    path: str
-    member: str
-    body: list[Any]

@@ -13,7 +13,10 @@ There are two kinds, and the type says which:
 
 from __future__ import annotations
 
-from typing import ClassVar
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
+
 
 FDO = "org.freedesktop.DBus.Error."
 OWN = "org.activation.Broker1.Error."

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Self
-
 from broker.bus.blocking import BlockingConnection
-from broker.contract import BUS_NAME, MANAGER, PROCESS, ROOT, SERVICE, Snapshot, is_absent
+from broker.contract import BUS_NAME, MANAGER, ROOT, SERVICE, is_absent
 from broker.errors import Disconnected, NoBroker, RemoteError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Any, Final, Self
+
+    from broker.snapshot import Snapshot
 
 PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 _OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
@@ -99,12 +101,11 @@ class Remote:
 
     def snapshot(self) -> Snapshot:
         """All objects at once; raises as ``call``."""
+        from broker.snapshot import Snapshot  # noqa: PLC0415 - see broker.cli's TYPE_CHECKING
+
         serial = self.bus.send(BUS_NAME, ROOT, _OBJECT_MANAGER, "GetManagedObjects")
         (objects,) = self.reply(serial, self.patience)
-        return Snapshot(
-            {path: each[SERVICE] for path, each in objects.items() if SERVICE in each},
-            {path: each[PROCESS] for path, each in objects.items() if PROCESS in each},
-        )
+        return Snapshot.of(objects)
 
     def subscribe(self) -> None:
         """Have all the broker's signals from now on in ``bus.signal``."""

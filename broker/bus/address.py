@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING, NamedTuple
 
 from broker.errors import Disconnected, InvalidArgs
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -23,11 +23,12 @@ _TRANSPORT = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 _HEX = frozenset(b"0123456789ABCDEFabcdef")
 
 
-class Address(NamedTuple):
+class Address:
     """One entry of an address list: a transport and its unescaped options."""
 
-    transport: str
-    options: Mapping[str, str]
+    def __init__(self, transport: str, options: Mapping[str, str]) -> None:
+        self.transport = transport
+        self.options = options
 
     def __str__(self) -> str:
         options = ",".join(f"{key}={escape(value)}" for key, value in self.options.items())

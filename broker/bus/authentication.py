@@ -6,9 +6,11 @@ the only one that it would accept. (Spelt out, it is wrong in a user namespace.)
 
 from __future__ import annotations
 
-from typing import Final
-
 from broker.errors import Disconnected
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 # "DATA", "OK <32 hex digits>" and "AGREE_UNIX_FD" fit many times; whoever sends
 # more than this without a line end is no D-Bus server.

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Self
 
 from broker.bus import address, wire
 from broker.bus.authentication import Authentication
 from broker.bus.frames import Splitter
 from broker.errors import Disconnected, NoReply, RemoteError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from types import TracebackType
+    from typing import Any, Final, Self
 
 DRIVER: Final = "org.freedesktop.DBus"
 _UNKNOWN_METHOD: Final = "org.freedesktop.DBus.Error.UnknownMethod"

@@ -1,7 +1,7 @@
 """Messages to bytes and back.
 
 dbus-next has had no release since 2021 and will have none. What is kept of it
-is its message class, its type system and its marshalling, which are right;
+is its message class, its type system and its reading of values, which are right;
 its connections are not (they die on a full socket buffer, hang when the peer
 closes during authentication, leak descriptors and sockets, never answer a
 call after a disconnect), so they are not used at all: ``connection.py`` has
@@ -21,7 +21,9 @@ import typing
 from functools import cached_property
 from typing import Any, Final
 
+from broker.bus import marshalling, wire
 from broker.bus.frames import FIXED_HEADER, MalformedMessageError, Splitter
+from broker.bus.wire import FIELDS
 
 # Python 3.15 has dropped a function of typing that dbus-next imports, for its own
 # decorators, which are not used here: any object will do.
@@ -29,7 +31,6 @@ if not hasattr(typing, "no_type_check_decorator"):
     typing.no_type_check_decorator = lambda decorator: decorator
 
 from dbus_next import Message, MessageFlag, MessageType, Variant
-from dbus_next._private.marshaller import Marshaller
 from dbus_next._private.unmarshaller import Unmarshaller
 from dbus_next.signature import SignatureTree
 from dbus_next.validators import assert_bus_name_valid
@@ -49,22 +50,15 @@ __all__ = [
 
 # Our own interfaces use some 40 signatures; the rest is what peers invent.
 MAX_CACHED_SIGNATURES: Final = 512
-# Header field codes (Header Fields) to the names of Message's arguments and their types.
-FIELDS: Final = {
-    1: ("path", b"o"),
-    2: ("interface", b"s"),
-    3: ("member", b"s"),
-    4: ("error_name", b"s"),
-    5: ("reply_serial", b"u"),
-    6: ("destination", b"s"),
-    7: ("sender", b"s"),
-    8: ("signature", b"g"),
+# Those that can be read fast; what is behind file descriptors is the transport's.
+_KNOWN: Final = {
+    code: (name, type_.encode()) for name, (code, type_) in FIELDS.items() if name != "unix_fds"
 }
-UNIX_FDS: Final = 9
+# The bus says who the sender is.
+_SENT: Final = [name for name in FIELDS if name not in ("sender", "unix_fds")]
 # The body of a longer message is read when somebody asks for it: megabytes of
 # integers take seconds, and whoever is sent them may refuse them for their signature.
 SMALL: Final = 1024
-PROTOCOL_VERSION: Final = 1
 
 
 class _LargeMessage(Message):  # type: ignore[misc] # dbus-next has no types
@@ -93,56 +87,17 @@ def size(message: Message) -> int:
 
 
 def encode(message: Message) -> bytes:
-    r"""The bytes of a message whose serial is set; file descriptors travel beside them.
+    """The bytes of a message whose serial is set; file descriptors travel beside them.
 
-    Strings of D-Bus are UTF-8. What the system gives (paths, the environment) need
-    not be, and is in Python a string with surrogates: its bytes are sent as ``\xff``.
+    Raises:
+        ValueError, TypeError, AttributeError, struct.error: its body does not have its signature.
     """
-    try:
-        return _marshal(message)
-    except UnicodeEncodeError:
-        message.body = _escaped(message.body)
-        return _marshal(message)
-
-
-def _marshal(message: Message) -> bytes:
-    """The body is its marshaller's, the header ours: in a tenth of the time, as for reading.
-
-    Where processes end by the thousand, the headers of their signals were half the work.
-    """
-    body = Marshaller(message.signature, message.body).marshall()
-    header = bytearray(FIXED_HEADER)
-    for code, (name, kind) in FIELDS.items():
-        # The bus says who the sender is.
-        if (value := getattr(message, name)) and name != "sender":
-            _write_field(header, code, kind, value)
+    fields = {name: value for name in _SENT if (value := getattr(message, name))}
     if message.unix_fds:
-        _write_field(header, UNIX_FDS, b"u", len(message.unix_fds))
-    fixed = (ord("l"), message.message_type.value, message.flags.value, PROTOCOL_VERSION)
-    fields = len(header) - FIXED_HEADER
-    struct.pack_into("<4B3I", header, 0, *fixed, len(body), message.serial, fields)
-    return bytes(header + bytes(-len(header) % 8) + body)
-
-
-def _write_field(header: bytearray, code: int, kind: bytes, value: str | int) -> None:
-    header += bytes(-len(header) % 8) + bytes((code, 1)) + kind + b"\0"
-    if isinstance(value, int):
-        header += struct.pack("<I", value)
-        return
-    data = value.encode()
-    header += struct.pack("<B" if kind == b"g" else "<I", len(data)) + data + b"\0"
-
-
-def _escaped(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    if isinstance(value, list):
-        return [_escaped(each) for each in value]
-    if isinstance(value, dict):
-        return {_escaped(key): _escaped(each) for key, each in value.items()}
-    if isinstance(value, Variant):
-        return Variant(value.signature, _escaped(value.value))
-    return value
+        fields["unix_fds"] = len(message.unix_fds)
+    body = marshalling.body(message.signature, message.body)
+    kind, flags = message.message_type.value, message.flags.value
+    return wire.assemble(kind, flags, message.serial, fields, body)
 
 
 def decode(frame: bytes) -> Message | None:
@@ -204,12 +159,12 @@ def _read_header(frame: bytes, reader: Any) -> tuple[int, dict[str, Any]]:
     at, end = FIXED_HEADER, FIXED_HEADER + length
     while at < end:
         at = at + 7 & ~7
-        if frame[at] not in FIELDS:
+        if frame[at] not in _KNOWN:
             reader.offset = at
             reader.read_argument(SignatureTree._get("(yv)").types[0])  # noqa: SLF001
             at = reader.offset
             continue
-        name, expected = FIELDS[frame[at]]
+        name, expected = _KNOWN[frame[at]]
         if frame[at + 1 : at + 4] != b"\1" + expected + b"\0":
             raise ValueError(f"its {name} has another type than {expected.decode()}")
         at += 4

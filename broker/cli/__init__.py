@@ -6,12 +6,13 @@ import contextlib
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Final
 
 from broker.errors import Fault, Outcome, RemoteError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any, Final
 
 PROGRAM: Final = "dbus-activator"
 # How click is asked for a script, and later for completions: see its "Shell Completion".

@@ -12,7 +12,7 @@ from broker.core.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker.contract import Snapshot
+    from broker.snapshot import Snapshot
 
 
 @click.group("analyze", short_help="Activation times, a timeline, a graph of processes.")

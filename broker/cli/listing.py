@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Final
 
 from broker.bus import address
 from broker.cli import output, words
 from broker.remote import Remote
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from typing import Any, Final
 
 HEADINGS: Final = ("NAME", "STATE", "PID", "PROCS", "RESULT", "SINCE")
 _RIGHT: Final = (2, 3)
@@ -66,8 +67,8 @@ def write(services: Sequence[dict[str, Any]], *, legend: bool, footer: bool) -> 
         right=_RIGHT,
         colours=[output.STATE_COLOURS[each["ActiveState"]] for each in services],
     )
-    for line in lines:
-        print(line)
+    # In one piece, whatever is thought of buffers outside (PYTHONUNBUFFERED).
+    sys.stdout.write("".join([f"{line}\n" for line in lines]))
     if footer and output.width() is not None:
         print(f"\n{len(services)} service{'s' * (len(services) != 1)} listed.")
 

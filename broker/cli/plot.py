@@ -14,7 +14,7 @@ from broker.core.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from broker.contract import Snapshot
+    from broker.snapshot import Snapshot
 
 # In pixels.
 CHART: Final = 1000  # the whole time

@@ -14,8 +14,8 @@ from broker.errors import NoSuchProcess, RemoteError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker.contract import Snapshot
     from broker.remote import Remote
+    from broker.snapshot import Snapshot
 
 _LAST_LINES: Final = 10
 _LARGEST_PID: Final = 2**32 - 1

@@ -13,7 +13,7 @@ from broker.process import clock, procfs
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from broker.contract import Snapshot
+    from broker.snapshot import Snapshot
 
 HEADINGS: Final = ("PID", "PPID", "EXIT", "STARTED", "COMMAND")
 

@@ -23,7 +23,7 @@ from broker.testing.service import Service, StartError, ended
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from broker.contract import Snapshot
+    from broker.snapshot import Snapshot
     from broker.testing.settings import Settings
     from broker.testing.survivors import Survivor
 

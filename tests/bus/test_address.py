@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import example, given
@@ -25,13 +25,17 @@ if TYPE_CHECKING:
 NAMES = st.binary(min_size=1).map(lambda data: os.fsdecode(data.replace(b"\0", b"")))
 
 
+def parts(entries: list[Address]) -> list[dict[str, Any]]:
+    return [vars(each) for each in entries]
+
+
 @given(st.lists(NAMES, min_size=1, max_size=4), st.sampled_from(["path", "abstract"]))
 @example(["/run/a,b;c=d:e%41*\\-_."], "path")
 @example([os.fsdecode(b"\xff/\xc3")], "path")
 def test_what_is_escaped_is_parsed_back(names: list[str], kind: str) -> None:
     entries = [Address("unix", {kind: name, "guid": "0" * 32}) for name in names]
     text = ";".join(map(str, entries))
-    assert address.parse(text) == entries
+    assert parts(address.parse(text)) == parts(entries)
     assert text.isascii()
     assert text.isprintable()
 
@@ -46,7 +50,7 @@ def test_any_text_is_an_address_or_refused(text: str) -> None:
     except InvalidArgs:
         return
     # Escaping what was left plain changes the text, and nothing else.
-    assert address.parse(";".join(map(str, entries))) == entries
+    assert parts(address.parse(";".join(map(str, entries)))) == parts(entries)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +84,8 @@ def test_the_name_of_a_socket(text: str, name: str | None) -> None:
 
 def test_options_are_unescaped_by_their_names() -> None:
     (entry,) = address.parse("unixexec:path=ssh,argv1=-p%3d22,argv2=")
-    assert entry == Address("unixexec", {"path": "ssh", "argv1": "-p=22", "argv2": ""})
+    assert entry.transport == "unixexec"
+    assert entry.options == {"path": "ssh", "argv1": "-p=22", "argv2": ""}
 
 
 def test_several_entries_keep_their_order() -> None:

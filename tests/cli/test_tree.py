@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from broker.cli import exits, output, tree
-from broker.contract import Snapshot
+from broker.snapshot import Snapshot
 
 NAME = "org.example.Calculator"
 

@@ -1,0 +1,305 @@
+"""Values to the bytes of a message's body and back (D-Bus specification, Marshaling).
+
+Written to be quick to import and to run, in nothing but ``struct``: whoever types
+``dbus-activator list`` or presses Tab waits for both. Each type is looked at once, and
+becomes a function that is kept; to look at it anew for each value, as dbus-next does,
+takes four times as long. The tests hold it against dbus-next.
+
+Values are plain Python ones: a struct is a list, an array of bytes bytes, a dictionary
+a dict. A variant is read as what it holds, and written as a pair of signature and value,
+or as dbus-next's Variant.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any, Final
+
+    # Appends a value.
+    Writer = Callable[[bytearray, Any], None]
+    # Takes the message and where in it the value is, which may be before its
+    # alignment; returns it, and where it ends.
+    Reader = Callable[[bytes, int], tuple[Any, int]]
+
+# Type codes to struct's, for types of one size, which is their alignment.
+_FIXED: Final = {
+    "y": "B",
+    "b": "I",
+    "n": "h",
+    "q": "H",
+    "i": "i",
+    "u": "I",
+    "h": "I",
+    "x": "q",
+    "t": "Q",
+    "d": "d",
+}
+_ALIGNMENT: Final = {"s": 4, "o": 4, "a": 4, "g": 1, "v": 1, "(": 8, "{": 8}
+_PADDING: Final = [bytes(size) for size in range(8)]
+_LENGTH: Final = struct.Struct("<I")
+# Signatures come from peers too, who could invent them without end.
+_KEPT: Final = 256
+
+
+@functools.lru_cache(_KEPT)
+def types(signature: str) -> tuple[str, ...]:
+    """The complete types of a signature.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = []
+    at = 0
+    while at < len(signature):
+        end = _end(signature, at)
+        found.append(signature[at:end])
+        at = end
+    return tuple(found)
+
+
+def _end(signature: str, start: int) -> int:
+    """Where the complete type that begins at ``start`` ends."""
+    at = start
+    while signature[at : at + 1] == "a":
+        at += 1
+    kind = signature[at : at + 1]
+    if kind in ("(", "{"):
+        depth = 0
+        for index in range(at, len(signature)):
+            depth += (signature[index] in "({") - (signature[index] in ")}")
+            if not depth and index > at + 1:  # "Empty structures are not allowed"
+                return index + 1
+    elif kind in _FIXED or kind in _ALIGNMENT:
+        return at + 1
+    raise ValueError(f"not a signature: {signature!r}")
+
+
+def _alignment(kind: str) -> int:
+    return _ALIGNMENT.get(kind) or struct.calcsize(_FIXED[kind])
+
+
+# -- writing -------------------------------------------------------------------------
+
+
+def body(signature: str, values: Iterable[Any]) -> bytearray:
+    """The body that has these values.
+
+    Raises:
+        ValueError, TypeError, AttributeError, struct.error: they do not have the signature.
+    """
+    out = bytearray()
+    for each, value in zip(types(signature), values, strict=True):
+        writer(each)(out, value)
+    return out
+
+
+@functools.lru_cache(_KEPT)
+def writer(signature: str) -> Writer:
+    """What appends a value of a complete type; raises as ``body``."""
+    kind = signature[0]
+    if kind in _FIXED:
+        return _fixed_writer(struct.Struct("<" + _FIXED[kind]))
+    if kind == "a":
+        return _array_writer(signature[1:])
+    if kind in "({":
+        return _struct_writer([writer(each) for each in types(signature[1:-1])])
+    return {"s": _write_text, "o": _write_text, "g": _write_signature, "v": _write_variant}[kind]
+
+
+def _fixed_writer(layout: struct.Struct) -> Writer:
+    size, pack = layout.size, layout.pack
+
+    def write(out: bytearray, value: Any) -> None:
+        out += _PADDING[-len(out) % size]
+        out += pack(value)
+
+    return write
+
+
+def _write_text(out: bytearray, value: str) -> None:
+    r"""Strings of D-Bus are UTF-8.
+
+    What the system gives (paths, the environment) need not be, and is in Python a string
+    with surrogates: its bytes are sent as ``\xff``.
+    """
+    try:
+        data = value.encode()
+    except UnicodeEncodeError:
+        data = value.encode("utf-8", "surrogateescape")
+        data = data.decode("utf-8", "backslashreplace").encode()
+    out += _PADDING[-len(out) % 4]
+    out += _LENGTH.pack(len(data))
+    out += data
+    out += b"\0"
+
+
+def _write_signature(out: bytearray, value: str) -> None:
+    out += bytes([len(value)]) + value.encode() + b"\0"
+
+
+def _write_variant(out: bytearray, value: Any) -> None:
+    inner, held = value if isinstance(value, tuple) else (value.signature, value.value)
+    (whole,) = types(inner)
+    _write_signature(out, whole)
+    writer(whole)(out, held)
+
+
+def _struct_writer(writers: list[Writer]) -> Writer:
+    def write(out: bytearray, value: Any) -> None:
+        out += _PADDING[-len(out) % 8]
+        for write_member, member in zip(writers, value, strict=True):
+            write_member(out, member)
+
+    return write
+
+
+def _array_writer(element: str) -> Writer:
+    write_one = writer(element)
+    alignment = _alignment(element[0])
+
+    def write(out: bytearray, values: Any) -> None:
+        out += _PADDING[-len(out) % 4]
+        at = len(out)
+        out += bytes(4)
+        # "Padding … is not included in the array length", also in an empty array.
+        out += _PADDING[-len(out) % alignment]
+        start = len(out)
+        if element == "y":
+            out += bytes(values)
+        else:
+            for each in values.items() if element[0] == "{" else values:
+                write_one(out, each)
+        _LENGTH.pack_into(out, at, len(out) - start)
+
+    return write
+
+
+# -- reading -------------------------------------------------------------------------
+
+
+@functools.lru_cache(_KEPT)
+def reader(order: str, signature: str) -> Reader:
+    """What reads a value of a complete type, in a byte order of ``struct``'s.
+
+    It raises ValueError, IndexError, struct.error, TypeError or RecursionError where the
+    bytes hold no such value.
+    """
+    kind = signature[0]
+    length = struct.Struct(order + "I")
+    if kind == "b":
+        read_number = reader(order, "u")
+        return lambda data, at: (bool((found := read_number(data, at))[0]), found[1])
+    if kind in _FIXED:
+        return _fixed_reader(struct.Struct(order + _FIXED[kind]))
+    if kind in "so":
+        return _text_reader(length)
+    if kind == "g":
+        return _read_signature
+    if kind == "v":
+        return _variant_reader(order)
+    if kind in "({":
+        return _struct_reader([reader(order, each) for each in types(signature[1:-1])])
+    if signature == "ay":
+        return _bytes_reader(length)
+    if signature[1] == "{":
+        return _dictionary_reader(order, length, signature[1:])
+    return _array_reader(order, length, signature[1:])
+
+
+def _fixed_reader(layout: struct.Struct) -> Reader:
+    size, unpack_from = layout.size, layout.unpack_from
+
+    def read(data: bytes, at: int) -> tuple[Any, int]:
+        at += -at % size
+        return unpack_from(data, at)[0], at + size
+
+    return read
+
+
+def _text(data: bytes, start: int, size: int) -> tuple[str, int]:
+    end = start + size
+    if end >= len(data):  # its NUL is not counted
+        raise IndexError("a string is longer than its message")
+    return data[start:end].decode(), end + 1
+
+
+def _text_reader(length: struct.Struct) -> Reader:
+    def read(data: bytes, at: int) -> tuple[str, int]:
+        at += -at % 4
+        return _text(data, at + 4, length.unpack_from(data, at)[0])
+
+    return read
+
+
+def _read_signature(data: bytes, at: int) -> tuple[str, int]:
+    return _text(data, at + 1, data[at])
+
+
+def _variant_reader(order: str) -> Reader:
+    def read(data: bytes, at: int) -> tuple[Any, int]:
+        signature, at = _read_signature(data, at)
+        (inner,) = types(signature)
+        return reader(order, inner)(data, at)
+
+    return read
+
+
+def _struct_reader(readers: list[Reader]) -> Reader:
+    def read(data: bytes, at: int) -> tuple[list[Any], int]:
+        at += -at % 8
+        values = []
+        for read_member in readers:
+            value, at = read_member(data, at)
+            values.append(value)
+        return values, at
+
+    return read
+
+
+def _span(data: bytes, at: int, length: struct.Struct, alignment: int) -> tuple[int, int]:
+    """Where an array's elements begin and end."""
+    at += -at % 4
+    start = at + 4
+    start += -start % alignment
+    end = start + length.unpack_from(data, at)[0]
+    if end > len(data):
+        raise IndexError("an array is longer than its message")
+    return start, end
+
+
+def _bytes_reader(length: struct.Struct) -> Reader:
+    def read(data: bytes, at: int) -> tuple[bytes, int]:
+        start, end = _span(data, at, length, 1)
+        return data[start:end], end
+
+    return read
+
+
+def _array_reader(order: str, length: struct.Struct, element: str) -> Reader:
+    read_one = reader(order, element)
+    alignment = _alignment(element[0])
+
+    def read(data: bytes, at: int) -> tuple[list[Any], int]:
+        at, end = _span(data, at, length, alignment)
+        values = []
+        while at < end:
+            value, at = read_one(data, at)
+            values.append(value)
+        return values, at
+
+    return read
+
+
+def _dictionary_reader(order: str, length: struct.Struct, entry: str) -> Reader:
+    read_entries = _array_reader(order, length, entry)
+
+    def read(data: bytes, at: int) -> tuple[dict[Any, Any], int]:
+        entries, at = read_entries(data, at)
+        return dict(entries), at
+
+    return read

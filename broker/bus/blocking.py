@@ -8,7 +8,6 @@ authentication: a call is answered after two trips to the bus.
 from __future__ import annotations
 
 import time
-from collections import deque
 
 from broker.bus import address, wire
 from broker.bus.authentication import Authentication
@@ -17,7 +16,7 @@ from broker.errors import Disconnected, NoReply, RemoteError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
+    import _socket
     from types import TracebackType
     from typing import Any, Final, Self
 
@@ -32,13 +31,13 @@ class BlockingConnection:
         unique_name: the name that the bus gave us.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: _socket.socket) -> None:
         self.unique_name = ""
         self._sock = sock
         self._splitter = Splitter()
         self._serial = 0
         self._replies: dict[int, wire.Received] = {}
-        self._signals: deque[wire.Received] = deque()
+        self._signals: list[wire.Received] = []  # a deque would have collections imported
 
     @classmethod
     def connect(cls, where: str) -> Self:
@@ -48,7 +47,7 @@ class BlockingConnection:
             InvalidArgs: it is no address.
             Disconnected: nobody listens there, or it is no bus.
         """
-        self = cls(address.connect(where))
+        self = cls(address.connect_bare(where))
         try:
             self._begin()
         except BaseException:
@@ -184,7 +183,7 @@ class BlockingConnection:
         while not self._signals:
             if not self.wait(deadline):
                 return None
-        return self._signals.popleft()
+        return self._signals.pop(0)
 
     # -- the socket ------------------------------------------------------------
 

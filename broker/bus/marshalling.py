@@ -12,13 +12,15 @@ or as dbus-next's Variant.
 
 from __future__ import annotations
 
-import functools
 import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any, Final
+    from typing import Any, Final, TypeVar, TypeVarTuple
+
+    T = TypeVar("T")
+    Ts = TypeVarTuple("Ts")
 
     # Appends a value.
     Writer = Callable[[bytearray, Any], None]
@@ -46,7 +48,21 @@ _LENGTH: Final = struct.Struct("<I")
 _KEPT: Final = 256
 
 
-@functools.lru_cache(_KEPT)
+def _kept(make: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
+    """What was made once for the same arguments: functools.lru_cache, without its imports."""
+    made: dict[tuple[*Ts], T] = {}
+
+    def get(*arguments: *Ts) -> T:
+        if (found := made.get(arguments)) is None:
+            if len(made) >= _KEPT:
+                made.clear()
+            found = made[arguments] = make(*arguments)
+        return found
+
+    return get
+
+
+@_kept
 def types(signature: str) -> tuple[str, ...]:
     """The complete types of a signature.
 
@@ -98,7 +114,7 @@ def body(signature: str, values: Iterable[Any]) -> bytearray:
     return out
 
 
-@functools.lru_cache(_KEPT)
+@_kept
 def writer(signature: str) -> Writer:
     """What appends a value of a complete type; raises as ``body``."""
     kind = signature[0]
@@ -182,7 +198,7 @@ def _array_writer(element: str) -> Writer:
 # -- reading -------------------------------------------------------------------------
 
 
-@functools.lru_cache(_KEPT)
+@_kept
 def reader(order: str, signature: str) -> Reader:
     """What reads a value of a complete type, in a byte order of ``struct``'s.
 

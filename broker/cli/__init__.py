@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sys
 
 from broker.errors import Fault, Outcome, RemoteError
 
+# Here and in all that ``list`` imports: the name in typing would have it imported, and re
+# behind it, which take as long as half of Python's own start. Checkers know this one too.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,8 +33,10 @@ def complain(text: str) -> None:
     Not by print: what it could not write stays in Python's buffer, is tried again at
     the end, and makes the exit status 120.
     """
-    with contextlib.suppress(OSError):
+    try:  # noqa: SIM105 - contextlib has collections and functools imported
         os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass
 
 
 def main() -> None:

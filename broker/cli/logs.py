@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -76,7 +75,10 @@ def line(entry: dict[str, Any]) -> str:
 
 def _print(entries: list[dict[str, Any]], *, as_json: bool) -> None:
     for entry in entries:
-        print(json.dumps(entry) if as_json else line(entry))
+        if as_json:
+            query.print_json(entry, "short")
+        else:
+            print(line(entry))
 
 
 class _Log:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any, Final
 
@@ -38,7 +37,10 @@ def command(names: tuple[str, ...], where: str | None, **options: Any) -> None:
             for signal in query.signals(remote):
                 for event in reader.events(signal):
                     if not names or event["Service"] in names:
-                        print(json.dumps(event) if mode != "off" else _line(event))
+                        if mode != "off":
+                            query.print_json(event, "short")
+                        else:
+                            print(_line(event))
     except KeyboardInterrupt:
         return
 

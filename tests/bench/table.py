@@ -92,6 +92,25 @@ def of_ending(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def of_listing(results: Mapping[str, Any]) -> str:
+    """A table of what ``listing`` measured."""
+    lines = [_heading(results["about"])]
+    for title, found in results["buses"].items():
+        lines += [
+            "",
+            f"{results['services']} services, {title}, {results['rounds']} rounds, in ms",
+            f"{'':28}{'median':>8}{'quartiles':>16}",
+        ]
+        for program, taken in found["programs"].items():
+            low, high = (each / 1e6 for each in taken["quartiles_ns"])
+            lines.append(
+                f"{program:28}{taken['median_ns'] / 1e6:8.1f}{f'{low:.1f} - {high:.1f}':>16}"
+            )
+        judged = found["ratio"]
+        lines.append(f"list / (2 x busctl + python){judged['value']:8.2f}{'':14}{_goal(judged)}")
+    return "\n".join(lines)
+
+
 def _heading(about: Mapping[str, Any]) -> str:
     return (
         f"uid {about['uid']}, {', '.join(about['engines'])}, {about['kernel']}, "

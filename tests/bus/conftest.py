@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from broker.bus import address
+from broker.bus import address, interface
 from broker.bus.codec import Message
 from broker.bus.connection import Connection
 from broker.engine.dbus_broker import policy
-from tests.bus.peer import Peer, connected
+from tests.bus.peer import PATIENCE, Peer, connected
+from tests.bus.serving import MORE, MORE_XML, ROOT, TEST, TEST_XML, More, Served, Test
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -149,3 +150,26 @@ async def link() -> AsyncIterator[tuple[Connection, Peer]]:
     """A connection and the peer at its other end."""
     async with connected() as pair:
         yield pair
+
+
+@pytest.fixture
+def specs(tmp_path: Path) -> None:
+    """The interfaces, read from their XML as the broker reads its own."""
+    for kind, name, text in ((Test, TEST, TEST_XML), (More, MORE, MORE_XML)):
+        (tmp_path / f"{name}.xml").write_text(text)
+        kind.spec = interface.load(str(tmp_path), name)
+
+
+@pytest_asyncio.fixture
+async def served() -> AsyncIterator[Served]:
+    """Objects at the root and below it, and one in between that is only a way."""
+    async with connected() as (connection, peer):
+        served = Served(connection, peer)
+        served.server.add(ROOT, served.test)
+        served.server.add(f"{ROOT}/way/one", Test("one"), More())
+        served.server.add(f"{ROOT}/way/two", Test("two"))
+        yield served
+        for gate in served.test.gates.values():
+            gate.set()
+        async with asyncio.timeout(PATIENCE):
+            await served.server.finish()

@@ -115,3 +115,12 @@ def place(engine: str, user: Installation, c_service: Path) -> Iterator[Place]:
     path = buses.short_directory(user)
     yield Place(path, user, c_service, engine)
     buses.remove(path)
+
+
+@pytest.fixture
+def link(place: Place) -> Path:
+    """dbus-activator by dbus-daemon's name, in a directory of its own."""
+    path = place.path / "link" / "dbus-daemon"
+    path.parent.mkdir()
+    path.symlink_to(place.user.command)
+    return path

@@ -32,3 +32,9 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
     """A strict project, where pytest runs in this process."""
     pytester.makeini(INI)
     return pytester
+
+
+def run(project: pytest.Pytester, text: str, *options: str) -> pytest.RunResult:
+    """A test file in this process's pytest."""
+    project.makepyfile(text)
+    return project.runpytest_inprocess("-p", "no:cacheprovider", *options)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.process import kernel, procfs, tag
-from tests.process.harness import ROOT, Broker, hide_cgroups, pipe
+from tests.process.broker import Broker
+from tests.process.harness import ROOT, hide_cgroups, pipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,8 @@ from broker.core.log import Log
 from broker.process import kernel
 from broker.process.capture import Capture
 from broker.process.spawn import Program, SpawnRefusedError, spawn
-from tests.process.harness import WAIT, Broker, pipe
+from tests.process.broker import Broker
+from tests.process.harness import WAIT, pipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

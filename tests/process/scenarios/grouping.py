@@ -8,14 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from broker.process import procfs
-from tests.process.harness import (
-    NOBODY,
-    Broker,
-    become,
-    cgroup_mount,
-    enter_cgroup,
-    pipe,
-)
+from tests.process.broker import Broker
+from tests.process.harness import NOBODY, become, cgroup_mount, enter_cgroup, pipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,8 @@ from broker.process import guardian, kernel, procfs, tag
 from broker.process.killer import Killer
 from broker.process.spawn import Program, spawn
 from broker.process.tag import RLIMIT_LOCKS, Tagger, draw_instance
-from tests.process.harness import WAIT, Broker, in_child, pipe
+from tests.process.broker import Broker
+from tests.process.harness import WAIT, in_child, pipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

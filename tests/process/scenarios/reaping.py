@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from broker.core.exits import CLD_EXITED
 from broker.process import procfs, reaper
 from broker.process.spawn import Program, spawn
-from tests.process.harness import Broker, pipe
+from tests.process.broker import Broker
+from tests.process.harness import pipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

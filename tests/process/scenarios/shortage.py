@@ -9,7 +9,7 @@ import signal
 from typing import Any
 
 from broker.process import procfs, spare
-from tests.process.harness import Broker
+from tests.process.broker import Broker
 
 
 def _fill() -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from broker.process import procfs, tag
 from broker.process.spawn import Program, spawn
 from broker.process.tag import RLIMIT_LOCKS
-from tests.process.harness import WAIT, Broker, in_child, pipe
+from tests.process.broker import Broker
+from tests.process.harness import WAIT, in_child, pipe
 
 if TYPE_CHECKING:
     from broker.core.processes import Process

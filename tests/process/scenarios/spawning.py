@@ -14,7 +14,8 @@ from broker.process.spawn import (
     raised_file_limit,
     spawn,
 )
-from tests.process.harness import Broker, pipe
+from tests.process.broker import Broker
+from tests.process.harness import pipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

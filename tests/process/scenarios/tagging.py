@@ -11,7 +11,8 @@ from broker.core.attribution import Attribution, Evidence, Marks
 from broker.process import tag
 from broker.process.spawn import Program, SpawnRefusedError, spawn
 from broker.process.tag import RLIMIT_LOCKS, Tagger
-from tests.process.harness import NOBODY, Broker, become, in_child, pipe
+from tests.process.broker import Broker
+from tests.process.harness import NOBODY, become, in_child, pipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

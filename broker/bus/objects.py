@@ -106,7 +106,8 @@ class ObjectServer:
     Attributes:
         before_reply: awaited before each answer: signals about what the answer
             implies must be sent first, so that a client which listens is never
-            behind one that asks.
+            behind one that asks. And before each reading of properties, so that
+            what changes by being announced does not do so between it and its answer.
     """
 
     def __init__(self, connection: Connection, root: str, machine_id: str) -> None:
@@ -311,6 +312,7 @@ class ObjectServer:
     async def _managed(
         self, _path: str, _member: str, _arguments: list[Any], _caller: str
     ) -> list[Any]:
+        await self.before_reply()
         below = self._root.rstrip("/") + "/"
         found: dict[str, dict[str, dict[str, Variant]]] = {}
         # Reading one can bring others into being (an orphan is found when it is looked for):
@@ -327,6 +329,7 @@ class ObjectServer:
     async def _properties(
         self, path: str, member: str, arguments: list[Any], _caller: str
     ) -> list[Any]:
+        await self.before_reply()
         self._check_exists(path)
         objects = self._objects.get(path, ())
         name = arguments[0]

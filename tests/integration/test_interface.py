@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from broker.api import paths
+from broker.bus.codec import Message
 from broker.bus.interface import EMITS, InterfaceSpec
 from broker.client import ROOT, Client, Signal
-from broker.errors import RemoteError
+from broker.errors import Outcome, RemoteError
 from tests.integration.mirror import SPECS, Mirror, objects_in
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
     from tests.integration.buses import Bus, Place
 
 pytestmark = pytest.mark.asyncio
@@ -23,6 +28,8 @@ pytestmark = pytest.mark.asyncio
 NAME = "org.activation.Test.One"
 OWN = "org.activation.Broker1"
 FDO = "org.freedesktop.DBus.Error."
+PROPERTIES = "org.freedesktop.DBus.Properties"
+READINGS = 30
 
 
 async def objects_of(bus: Bus) -> dict[str, dict[str, dict[str, Any]]]:
@@ -373,18 +380,63 @@ async def test_nothing_is_kept_of_a_service_that_has_gone(place: Place) -> None:
         assert await bus.get(NAME, "MemoryPeak", "CPUUsageNSec") == (0, 0)
 
 
-async def test_everything_at_once_has_the_orphan_that_was_found_for_it(place: Place) -> None:
-    """Reading PIDs finds orphans that nobody has told of; they are announced, and in the answer."""
+@asynccontextmanager
+async def unseen_orphan(place: Place) -> AsyncIterator[tuple[Bus, Callable[[], Awaitable[None]]]]:
+    """A service, and what has it leave an orphan of which nothing tells the broker."""
     gate, done = place.fifo("gate"), place.fifo("done")
     # The orphan's parent is not ours, so no SIGCHLD comes when it ends.
     late = "(read _ <gate; (sleep 1000 & ); echo >done; exec sleep 1000) &"
     script = place.write("late", f'#!/bin/sh\n{late}\nexec {place.service} "$@"\n')
     place.add(NAME, f"{script} {NAME}")
-    async with place.serve() as bus:
-        await bus.echo(NAME)
-        before = len(await objects_of(bus))
+
+    async def leave() -> None:
         for fifo, mode in ((gate, "wb"), (done, "rb")):
             (await asyncio.to_thread(open, fifo, mode)).close()
+
+    async with place.serve() as bus:
+        await bus.echo(NAME)
+        yield bus, leave
+
+
+async def test_an_answer_is_not_older_than_what_was_announced_before_it(place: Place) -> None:
+    """To announce a new service, its PIDs are read, and an orphan is found: after the reading."""
+    async with unseen_orphan(place) as (bus, leave), await Client.connect(bus.address) as other:
+        before = await other.get(ROOT, paths.MANAGER.name, "NProcesses")
+        told = [before]
+        answers: list[tuple[int, int]] = []
+        done = asyncio.Event()
+
+        def on_signal(signal: Signal) -> None:
+            if signal.member == "PropertiesChanged" and "NProcesses" in signal.body[1]:
+                told.append(signal.body[1]["NProcesses"])
+
+        def on_reply(reply: Message | Outcome) -> None:
+            assert isinstance(reply, Message)
+            answers.append((reply.body[0].value, told[-1]))
+            if len(answers) == READINGS and told[-1] > before:
+                done.set()
+
+        await other.subscribe(on_signal)
+        await leave()
+        place.add(f"{NAME}.New")
+        # All at once: some are answered before the new name is announced, some after it.
+        get = Message(OWN, ROOT, PROPERTIES, "Get", signature="ss")
+        get.body = [paths.MANAGER.name, "NProcesses"]
+        with other.bus.corked():
+            other.bus.send(Message(OWN, ROOT, paths.MANAGER.name, "Reload"))
+            for _ in range(READINGS):
+                other.bus.request(copy.copy(get), on_reply)
+        async with asyncio.timeout(20):
+            await done.wait()
+        assert [each for each in answers if each[0] != each[1]] == []
+        assert answers[-1][0] == before + 1
+
+
+async def test_everything_at_once_has_the_orphan_that_was_found_for_it(place: Place) -> None:
+    """Reading PIDs finds orphans that nobody has told of; they are announced, and in the answer."""
+    async with unseen_orphan(place) as (bus, leave):
+        before = len(await objects_of(bus))
+        await leave()
         objects = await objects_of(bus)
         assert len(objects) == before + 1
         assert (await objects_of(bus)).keys() == objects.keys()

@@ -66,8 +66,8 @@ class ActivationEvents(Protocol):
     def fail_request(self, name: str, token: Token, error: Outcome) -> None:
         """The engine's request for a name has failed."""
 
-    def behind(self, name: str) -> bool:
-        """Whether of what the bus has said of a name's owner some is still to be heard."""
+    def dismiss_request(self, name: str, token: Token) -> None:
+        """The engine's request for a name may be over already, or will never be met."""
 
     def confirm_owner(self, name: str, on_answer: Callable[[str], None]) -> None:
         """Ask the bus who owns a name."""
@@ -219,15 +219,19 @@ class Activator:
         unit = self.units.get(name)
         if unit is None:
             return
-        service, started = self._who(pid) if pid else (name, clock.now())
+        if pid:
+            service, activation, started = self._who(pid)
+        else:
+            service, activation, started = name, unit.activation, clock.now()
         if service == name:
             kind = OwnerKind.OWN
         else:
             kind = OwnerKind.FOREIGN if service is None else OwnerKind.OTHER
-        self.handle(unit, ev.NameAcquired(owner, pid, kind, started))
+        current = kind is OwnerKind.OWN and activation == unit.activation
+        self.handle(unit, ev.NameAcquired(owner, pid, kind, started, current))
 
-    def _who(self, pid: int) -> tuple[str | None, Instant]:
-        """The service of a process that took a name, and when it was started."""
+    def _who(self, pid: int) -> tuple[str | None, int, Instant]:
+        """The service and activation of a process that took a name, and when it was started."""
         # It may be an orphan that nobody has told us of yet.
         self._supervisor.adopt_above(pid)
         process = self._supervisor.processes.get(pid)
@@ -236,9 +240,10 @@ class Activator:
             # It may have ended while the bus was asked who it was.
             process = self._supervisor.processes.newest(pid)
         if process is not None:
-            return process.service, process.started
+            return process.service, process.activation, process.started
         started = clock.of_ticks(about.start_ticks) if about else clock.now()
-        return self._supervisor.service_of(pid), started
+        service, activation = self._supervisor.owner_of(pid) or (None, 0)
+        return service, activation, started
 
     def name_lost(self, name: str) -> None:
         """Nobody owns the name any more."""
@@ -253,7 +258,7 @@ class Activator:
         if unit is None:
             self._events.fail_request(name, token, ServiceUnknown(f"{name} is not known any more"))
         else:
-            self.handle(unit, ev.Requested(token, self._events.behind(name)))
+            self.handle(unit, ev.Requested(token))
 
     async def start(self, unit: Unit) -> None:
         """Activate a service; returns when its name is owned.
@@ -262,7 +267,7 @@ class Activator:
             Outcome: the reason why it will not be.
         """
         done: asyncio.Future[None] = self._loop.create_future()
-        self.handle(unit, ev.Requested(done, self._events.behind(unit.service.name)))
+        self.handle(unit, ev.Requested(done))
         await done
 
     async def stop(self, unit: Unit) -> None:
@@ -318,9 +323,8 @@ class Activator:
                     unit.service.name,
                     lambda owner: self.handle(unit, ev.OwnerConfirmed(owner)),
                 )
-            case ev.CompleteActivation(tokens):
-                for future in _futures(tokens):
-                    future.set_result(None)
+            case ev.CompleteActivation(tokens, sure):
+                self._complete(unit, tokens, sure=sure)
             case ev.FailActivation(tokens, error):
                 self._fail(unit, tokens, error)
             case ev.SignalAll(number):
@@ -373,15 +377,21 @@ class Activator:
             return contextlib.nullcontext({})
         return self._capture.outputs(unit.log, unit.service.activations)
 
+    def _complete(self, unit: Unit, tokens: tuple[Token, ...], *, sure: bool) -> None:
+        for future in _futures(tokens):
+            future.set_result(None)
+        if not sure:
+            for token in _requests(tokens):
+                self._events.dismiss_request(unit.service.name, token)
+
     def _fail(self, unit: Unit, tokens: tuple[Token, ...], error: Outcome) -> None:
         name = unit.service.name
         if unit.log is not None:
             # What it wrote before it died is in the pipe since then.
             self._drain(unit)
             error = reasons.explained(error, unit.log.last_words(unit.service.activations))
-        for token in tokens:
-            if not isinstance(token, asyncio.Future):
-                self._events.fail_request(name, token, error)
+        for token in _requests(tokens):
+            self._events.fail_request(name, token, error)
         self._events.activation_failed(unit, error)
         for future in _futures(tokens):
             future.set_exception(error)
@@ -403,6 +413,10 @@ class Activator:
     def _fire(self, unit: Unit, timer: Timer) -> None:
         unit.timer = None
         self.handle(unit, ev.TimerFired(timer))
+
+
+def _requests(tokens: Iterable[Token]) -> Iterable[Token]:
+    return (token for token in tokens if not isinstance(token, asyncio.Future))
 
 
 def _futures(tokens: Iterable[Token]) -> Iterable[asyncio.Future[None]]:

@@ -374,9 +374,9 @@ class Daemon:
         """Of ``ActivationEvents``."""
         self._engine.fail(name, token, error)
 
-    def behind(self, name: str) -> bool:
+    def dismiss_request(self, name: str, token: Token) -> None:
         """Of ``ActivationEvents``."""
-        return self._names.behind(name)
+        self._engine.dismiss(name, token)
 
     def confirm_owner(self, name: str, on_answer: Callable[[str], None]) -> None:
         """Of ``ActivationEvents``."""

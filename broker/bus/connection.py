@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import socket
-import termios
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from broker.bus.authentication import Authentication
@@ -230,13 +228,6 @@ class Connection(asyncio.BufferedProtocol):
         """Answer a call that nobody here serves: its sender must not wait for a timeout."""
         if message.message_type is MessageType.METHOD_CALL:
             self.reply_error(message, UnknownMethod("this connection serves no objects"))
-
-    @property
-    def unread(self) -> bool:
-        """Whether there is more than ``on_message`` has been given."""
-        # FIONREAD: a system call that neither copies nor fails where there is nothing.
-        waiting = fcntl.ioctl(self._sock, termios.FIONREAD, bytes(4))
-        return any(waiting) or len(self._splitter) > 0
 
     # -- writing ---------------------------------------------------------------
 

@@ -28,11 +28,6 @@ class Splitter:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._given = 0  # of the buffer, in bytes
-
-    def __len__(self) -> int:
-        """How many bytes of messages are here that have not been given yet."""
-        return len(self._buffer) - self._given
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Frames that are whole now.
@@ -42,21 +37,20 @@ class Splitter:
                 the specification allows; nothing after it can be read.
         """
         self._buffer += data
+        start = 0
         try:
-            while len(self) >= FIXED_HEADER:
-                start, end = self._given, self._given + self._length()
+            while len(self._buffer) - start >= FIXED_HEADER:
+                end = start + self._length(start)
                 if len(self._buffer) < end:
                     break
                 with memoryview(self._buffer) as view:
                     frame = bytes(view[start:end])  # copied once: it may have 128 MiB
-                self._given = end
+                start = end
                 yield frame
         finally:
-            del self._buffer[: self._given]
-            self._given = 0
+            del self._buffer[:start]
 
-    def _length(self) -> int:
-        start = self._given
+    def _length(self, start: int) -> int:
         order = {ord("l"): "<", ord("B"): ">"}.get(self._buffer[start])
         if order is None or self._buffer[start + 3] != 1:
             raise MalformedMessageError("the peer does not speak version 1 of the D-Bus protocol")

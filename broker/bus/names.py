@@ -84,14 +84,6 @@ class NameWatch:
         name, _old, owner = message.body
         self._note(name, owner)
 
-    def behind(self, name: str) -> bool:
-        """Whether the bus has said something that may be about a name, and is not told yet.
-
-        To be asked at a request of dbus-broker's, which comes on another connection: it
-        writes to its connections in the order in which it has something for them.
-        """
-        return name in self._news or self._connection.unread
-
     def ask(self, name: str, on_answer: Callable[[str], None]) -> None:
         """Ask who owns a name; all that the bus said before is told before the answer."""
         self._ask(name, lambda owner: self._add(name, _News(lambda: on_answer(owner))))

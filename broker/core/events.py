@@ -38,13 +38,9 @@ class Timer(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """Someone wants the name.
-
-    ``behind``: of what the bus said of its owner before that, some may still be to be heard.
-    """
+    """Someone wants the name."""
 
     token: Token
-    behind: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +63,15 @@ class SpawnRefused:
 class NameAcquired:
     """A connection took the name; ``pid`` is its process (0 if it has gone already).
 
-    ``started`` is as in the process's ``ProcessExited``, which may have come first.
+    ``started`` and ``current`` are as in the process's ``ProcessExited``, which may have
+    come first.
     """
 
     owner: str
     pid: int
     kind: OwnerKind
     started: Instant
+    current: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +167,13 @@ class ConfirmOwner:
 
 @dataclass(frozen=True, slots=True)
 class CompleteActivation:
-    """The name is owned: tell those who waited."""
+    """The name is owned: tell those who waited.
+
+    If not ``sure``, by somebody who has gone, perhaps before the engine asked: it is let go.
+    """
 
     tokens: tuple[Token, ...]
+    sure: bool = True
 
 
 @dataclass(frozen=True, slots=True)

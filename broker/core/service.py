@@ -13,12 +13,14 @@ The rules, which the table below only spells out:
 3.  Names, deaths and requests arrive on different ways, so what is heard next
     may have happened before. The order is had by asking the bus who owns the
     name (``ConfirmOwner``): all that it had said by then is handled first.
-    - A request that we are ``behind`` with asks. An owner that is heard of before
-      the answer may have lost the name before the request, and the engine, which
-      asks once, would wait for nobody. So it is served by an answer to its own or
-      a later question, or by a name that is taken after that answer. Where all
-      has been heard, which is the rule, each owner that comes is news.
-    - A request for a name that is thought owned asks: it may have been lost.
+    - The engine asks once for a name, until it is owned. An owner that is heard of
+      after the request may have lost the name before it: that must not pass for an
+      answer, or the engine would wait for nobody. A process that is started for the
+      request cannot have, so whoever waited when a start began asks
+      nothing. Any other owner is asked about. So is the name, by a request that comes
+      during a start or while it is owned: it may have been taken and lost again.
+    - An owner that has gone before the bus could say whose process it was is taken for
+      ours, but may have been anybody, at any time: the engine is let go as well.
     - Each death that could end an activation asks: the name may have been taken
       before. Only the newest answer can say that it was not.
 4.  What a failed activation leaves running is ended: SIGTERM, then SIGKILL
@@ -118,19 +120,16 @@ class Service:
     # -- requests --------------------------------------------------------------
 
     def _serve(self, event: ev.Requested, now: Instant) -> list[Effect]:
-        self._wait(event)
+        self.waiting.add(event.token, ask=self.state in _OWNED_STATES)
         return self._go_on(now)
 
     def _join(self, event: ev.Requested, _now: Instant) -> list[Effect]:
-        self._wait(event)
+        self.waiting.add(event.token, ask=True)
         return self._ask()
 
     def _wait_for_end(self, event: ev.Requested, now: Instant) -> list[Effect]:
-        self._wait(event)
+        self.waiting.add(event.token, ask=False)
         return self._go_on(now) if self._closing else []
-
-    def _wait(self, event: ev.Requested) -> None:
-        self.waiting.add(event.token, behind=event.behind or self.state in _OWNED_STATES)
 
     def _ask(self) -> list[Effect]:
         return [ev.ConfirmOwner()] if self.waiting.unasked else []
@@ -176,14 +175,17 @@ class Service:
     def _acquired_start(self, event: ev.NameAcquired, now: Instant) -> list[Effect]:
         self._note_owner(event, now)
         self._claim = event
-        return self._take(now)
+        if not event.current:
+            self.waiting.doubt()
+            return self._ask()
+        return self._take(now, sure=bool(event.pid))
 
-    def _take(self, now: Instant) -> list[Effect]:
+    def _take(self, now: Instant, *, sure: bool) -> list[Effect]:
         """End a start with the owner that is known, if that is no old news (rule 3)."""
         if self._claim is None or not self.waiting.reached or not self._follow(self._claim):
             return []
         self.activation_usec = now.monotonic - self._requested.monotonic
-        return [ev.CancelTimer(), *self._complete()]
+        return [ev.CancelTimer(), *self._complete(sure=sure)]
 
     def _follow(self, owner: ev.NameAcquired) -> bool:
         """Run as the name is owned; False if its owner has ended: then the loss is on its way."""
@@ -246,7 +248,7 @@ class Service:
     def _confirmed_start(self, event: ev.OwnerConfirmed, now: Instant) -> list[Effect]:
         """Rule 3: if nobody owns the name, nobody took it before the newest death."""
         if event.owner:
-            return self._take(now)
+            return self._take(now, sure=True)
         if not self._doomed:
             return []
         if self.exec_main_exit.zero:
@@ -317,9 +319,9 @@ class Service:
 
     # -- ends ------------------------------------------------------------------
 
-    def _complete(self) -> list[Effect]:
+    def _complete(self, *, sure: bool = True) -> list[Effect]:
         tokens = self.waiting.take_reached()
-        return [ev.CompleteActivation(tokens)] if tokens else []
+        return [ev.CompleteActivation(tokens, sure)] if tokens else []
 
     def _refuse(self, error: Outcome) -> list[Effect]:
         return [ev.FailActivation(self.waiting.take_all(), error)]
@@ -371,6 +373,8 @@ class Service:
 
     def _ended(self, now: Instant) -> list[Effect]:
         self._settle()
+        if self.state in _OWNED_STATES:
+            self.waiting.doubt()  # no answer that is under way is to one of them
         return [ev.CancelTimer(), ev.CompleteStop(), *self._go_on(now)]
 
     def _close(self, event: ev.Closing, now: Instant) -> list[Effect]:

@@ -24,17 +24,21 @@ class Waiting:
 
     asked: int = 0
     answered: int = 0
-    # With the number of the first question that is asked after each came; what nobody
-    # need ask has that of who came before, so that those who are reached are the first.
+    # With the number of the first question whose answer can be news to each; who need not
+    # ask has that of who came before, so that those who are reached are the first.
     _tokens: list[tuple[Token, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self._tokens)
 
-    def add(self, token: Token, *, behind: bool) -> None:
-        """One more waits: if we are behind, for a question that is still to be asked."""
+    def add(self, token: Token, *, ask: bool) -> None:
+        """One more waits, perhaps for a question that is still to be asked."""
         last = self._tokens[-1][1] if self._tokens else 0
-        self._tokens.append((token, self.asked + 1 if behind else last))
+        self._tokens.append((token, self.asked + 1 if ask else last))
+
+    def doubt(self) -> None:
+        """What the bus has said may be old: all wait for a question that is still to be asked."""
+        self._tokens = [(token, self.asked + 1) for token, _ in self._tokens]
 
     @property
     def unasked(self) -> bool:

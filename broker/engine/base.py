@@ -122,6 +122,10 @@ class Engine(ABC):
     def fail(self, name: str, token: Token, error: Outcome) -> None:
         """Answer those who wait for the name with an error, as well as the bus can say it."""
 
+    @abstractmethod
+    def dismiss(self, name: str, token: Token) -> None:
+        """The same, of a request that may be over, without harm to those that came after it."""
+
     def stop(self) -> None:
         """Let go of the bus, which is about to be ended."""
         if self._complaints is not None:

@@ -26,6 +26,7 @@ from broker.errors import (
     RemoteError,
     ShuttingDown,
     SpawnExecFailed,
+    SpawnFailed,
     SpawnFileInvalid,
     StartLimitHit,
     TimedOut,
@@ -228,6 +229,10 @@ class DBusBroker(Engine):
                 log.error("dbus-broker refuses the end of %s's activation: %s", name, reply.name)
 
         self._controller.request(message, on_reply)
+
+    def dismiss(self, name: str, token: Token) -> None:
+        """Name.Reset as well: the serial says which request is meant."""
+        self.fail(name, token, SpawnFailed(f"{name} was owned for a moment"))
 
     def stop(self) -> None:
         """Close the controller's connection, which ends the bus."""

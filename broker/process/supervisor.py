@@ -184,19 +184,24 @@ class Supervisor:
             empty for a process of the broker's that belongs to no service; None
             for one that is not the broker's.
         """
+        found = self.owner_of(pid)
+        return None if found is None else found[0]
+
+    def owner_of(self, pid: int) -> tuple[str, int] | None:
+        """The same, with the serial of the activation."""
         if pid in (os.getpid(), self._guardian.pid):
             # We bear the marks of what we started last.
             return None
         process = self.processes.get(pid)
         if process is not None:
-            return process.service
+            return process.service, process.activation
         activation, _ = self.attribute(pid)
         if activation in self._activations:
-            return self._activations[activation].service
+            return self._activations[activation].service, activation
         for ancestor in procfs.ancestors(pid):
             process = self.processes.get(ancestor)
             if process is not None:
-                return process.service
+                return process.service, process.activation
         return None
 
     def adopt(self) -> None:

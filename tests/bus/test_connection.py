@@ -82,35 +82,6 @@ async def test_what_is_corked_leaves_at_the_end_in_order(link: tuple[Connection,
         assert (await peer.read()).body == [number, "x"]
 
 
-async def test_what_is_on_its_way_is_unread_until_it_is_whole(
-    link: tuple[Connection, Peer],
-) -> None:
-    connection, peer = link
-    log = Log()
-    connection.on_message = log.append
-    message = echo(1)
-    states = [connection.unread]
-    for part in (message[:9], message[9:]):
-        await peer.write(part)
-        states.append(connection.unread)
-        await asyncio.sleep(0)  # read by the loop, as far as it has come
-        await asyncio.sleep(0)
-    await log.until_length(1)
-    states.append(connection.unread)
-    assert states == [False, True, True, False]
-    # Of several that came at once, each handler sees that there are more.
-    seen: list[bool] = []
-
-    def handle(message: Message) -> None:
-        seen.append(connection.unread)
-        log.append(message)
-
-    connection.on_message = handle
-    await peer.write(echo(2) + echo(3))
-    await log.until_length(3)
-    assert seen == [True, False]
-
-
 async def test_it_is_told_when_the_peer_has_caught_up(link: tuple[Connection, Peer]) -> None:
     connection, peer = link
     log = Log()

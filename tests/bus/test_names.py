@@ -197,23 +197,6 @@ async def test_changes_come_in_their_order_however_quick_they_are(
     assert watcher.told == [(NAME, one.unique_name, PID), (NAME, "")] * 20
 
 
-async def test_it_is_behind_from_what_the_bus_says_until_that_is_told(
-    watcher: Watcher, owner: Callable[[], Owner]
-) -> None:
-    await watcher.watch.watch([NAME, OTHER])
-    await watcher.settle()
-    assert not watcher.watch.behind(NAME)
-    owner().take()
-    # Unread, perhaps a moment later: dbus-daemon writes to its connections in any order.
-    while not watcher.watch.behind(NAME):
-        pass
-    assert watcher.watch.behind(OTHER)  # whom it is about cannot be known
-    await watcher.arrived.until(noticed)
-    assert watcher.watch.behind(NAME)
-    await watcher.told.until_length(1)
-    assert not watcher.watch.behind(NAME)
-
-
 async def test_an_owner_that_has_gone_already_has_no_pid(
     watcher: Watcher, owner: Callable[[], Owner]
 ) -> None:

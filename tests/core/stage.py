@@ -57,8 +57,11 @@ def spawned(pid: int = 10) -> Event:
     return ev.Spawned(pid, born(pid))
 
 
-def took(pid: int = 10, kind: OwnerKind = OwnerKind.OWN) -> ev.NameAcquired:
-    return ev.NameAcquired(f":1.{pid}", pid, kind, born(pid))
+def took(
+    pid: int = 10, kind: OwnerKind = OwnerKind.OWN, *, current: bool | None = None
+) -> ev.NameAcquired:
+    current = kind is OwnerKind.OWN if current is None else current
+    return ev.NameAcquired(f":1.{pid}", pid, kind, born(pid), current)
 
 
 def ended(pid: int, end: Exit, *, current: bool = True) -> Event:
@@ -80,12 +83,16 @@ def refused() -> Event:
 TAKEN_BY_FOREIGN: Final = took(99, OwnerKind.FOREIGN)
 TAKEN_BY_OTHER: Final = took(98, OwnerKind.OTHER)
 
+
+def served(taken: ev.NameAcquired) -> list[Event]:
+    """A start is served; by a process that is not its own, when the bus has confirmed it."""
+    return [taken] if taken.current else [taken, ev.OwnerConfirmed(taken.owner)]
+
+
 # -- effects -----------------------------------------------------------------------
 
 ASK: Final = [ev.ConfirmOwner()]
-SPAWN: Final = [*ASK, ev.Spawn()]
-# Nobody waits for a question that has not been asked already.
-SPAWN_UNASKED: Final = [ev.Spawn()]
+SPAWN: Final = [ev.Spawn()]
 SIGTERM_ALL: Final = [ev.ArmTimer(Timer.STOP), ev.SignalAll(15)]
 SIGKILL_ALL: Final = [ev.SignalAll(9), ev.CancelTimer(), ev.ArmTimer(Timer.KILL)]
 STOPPED: Final = [ev.CancelTimer(), ev.CompleteStop()]
@@ -96,15 +103,9 @@ def completed(*tokens: str) -> ev.CompleteActivation:
 
 
 class Play:
-    """A service on a stage: takes events, a second apart, and remembers all effects.
+    """A service on a stage: takes events, a second apart, and remembers all effects."""
 
-    Attributes:
-        prompt: the bus answers the question that a start asks as soon as the process
-            is there, and nobody has the name; it is no event of its own then.
-    """
-
-    def __init__(self, *events: Event, prompt: bool = True) -> None:
-        self.prompt = prompt
+    def __init__(self, *events: Event) -> None:
         self.service = Service(NAME, StartLimit(BURST, INTERVAL * SECOND), 25.0)
         self.seconds = 1000
         self.effects: list[Effect] = []
@@ -121,8 +122,6 @@ class Play:
             self.seconds += 1
             effects = self.service.handle(event, self.now)
             self.effects += effects
-            if self.prompt and isinstance(event, ev.Spawned | ev.SpawnRefused):
-                assert self.service.handle(NOBODY, self.now) == []
         return effects
 
     @property
@@ -154,7 +153,7 @@ WAYS: Final[dict[State, Sequence[Event]]] = {
     State.START: [FIRST, spawned()],
     State.RUNNING: [FIRST, spawned(), took()],
     # Somebody's process has the name, and one of ours is there as well.
-    State.EXTERNAL: [FIRST, spawned(), TAKEN_BY_FOREIGN],
+    State.EXTERNAL: [FIRST, spawned(), *served(TAKEN_BY_FOREIGN)],
     State.LINGERING: [FIRST, spawned(), took(), LOST],
     State.STOP_SIGTERM: [FIRST, spawned(), took(), STOP],
     State.STOP_SIGKILL: [FIRST, spawned(), took(), STOP, fires(Timer.STOP)],

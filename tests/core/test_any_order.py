@@ -34,7 +34,12 @@ OWNERS: Final = st.sampled_from([":1.1", ":1.2"])
 EXITS: Final = st.sampled_from([Exit(0, 0), Exit(1, 0), Exit(1, 3), Exit(2, 15), Exit(3, 6)])
 EVENTS: Final = st.one_of(
     st.builds(
-        ev.NameAcquired, OWNERS, st.one_of(st.just(0), PIDS), st.sampled_from(OwnerKind), STARTS
+        ev.NameAcquired,
+        OWNERS,
+        st.one_of(st.just(0), PIDS),
+        st.sampled_from(OwnerKind),
+        STARTS,
+        st.booleans(),
     ),
     st.builds(ev.NameLost),
     st.builds(ev.ProcessExited, PIDS, STARTS, EXITS, st.booleans()),
@@ -89,19 +94,19 @@ class AnyOrder(RuleBasedStateMachine):
                 self.timer = None
             case ev.ConfirmOwner():
                 self.questions += 1
-            case ev.CompleteActivation(tokens) | ev.FailActivation(tokens, _):
+            case ev.CompleteActivation(tokens, _) | ev.FailActivation(tokens, _):
                 self.settled.update(tokens)
             case ev.SignalAll(_):
                 assert self.service.state in {State.STOP_SIGTERM, State.STOP_SIGKILL}
             case ev.CompleteStop():
                 self.stops = 0
 
-    @rule(pid=PIDS, refuse=st.booleans(), behind=st.booleans())
-    def request(self, pid: int, *, refuse: bool, behind: bool) -> None:
+    @rule(pid=PIDS, refuse=st.booleans())
+    def request(self, pid: int, *, refuse: bool) -> None:
         """Someone wants the name; what its process would be like, if it came to that."""
         self.pid, self.refuse = pid, refuse
         self.tokens += 1
-        self.give(ev.Requested(self.tokens, behind))
+        self.give(ev.Requested(self.tokens))
 
     @rule(event=EVENTS, times=st.integers(1, 2))
     def anything(self, event: Event, times: int) -> None:

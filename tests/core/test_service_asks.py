@@ -25,7 +25,7 @@ from tests.core.stage import (
     NOBODY,
     SECOND_REQUEST,
     SEGV,
-    SPAWN_UNASKED,
+    SPAWN,
     STOP,
     TAKEN_BY_FOREIGN,
     TAKEN_BY_OTHER,
@@ -84,7 +84,7 @@ def test_crash_after_the_name_counts_though_it_was_seen_before_the_name() -> Non
 def test_owner_is_known_by_its_start_too_since_pids_come_again() -> None:
     play = starting()
     play.do(ended(11, SEGV))
-    again = ev.NameAcquired(":1.11", 11, OwnerKind.OWN, born(500))
+    again = ev.NameAcquired(":1.11", 11, OwnerKind.OWN, born(500), current=True)
     play.do(again)
     assert (play.service.main_pid, play.service.exec_main_start) == (11, born(500))
     assert play.end == (State.RUNNING, Result.SUCCESS, 0)
@@ -143,7 +143,7 @@ def test_request_while_owned_asks_the_bus_first(state: State) -> None:
 def test_request_for_a_name_that_is_lost_starts_anew_beside_what_lingers() -> None:
     play = running()
     play.do(SECOND_REQUEST)
-    assert play.do(LOST) == SPAWN_UNASKED
+    assert play.do(LOST) == SPAWN
     play.do(spawned(11))
     # The question is still answered; the new process has done nothing wrong.
     assert play.do(NOBODY) == []
@@ -153,7 +153,7 @@ def test_request_for_a_name_that_is_lost_starts_anew_beside_what_lingers() -> No
 def test_request_for_a_name_that_the_bus_denies_starts_anew() -> None:
     play = running()
     play.do(ended(10, EXIT_0), ALL_GONE, SECOND_REQUEST)
-    assert play.do(NOBODY) == SPAWN_UNASKED
+    assert play.do(NOBODY) == SPAWN
     assert (play.state, play.service.owner) == (State.START, "")
 
 
@@ -162,7 +162,7 @@ def test_answer_from_before_a_request_does_not_settle_it() -> None:
     play = running()
     play.do(ev.Requested("a"), ev.Requested("b"))
     assert play.do(owned_by()) == [completed("a")]
-    assert play.do(LOST) == SPAWN_UNASKED
+    assert play.do(LOST) == SPAWN
     play.do(spawned(11))
     assert play.do(NOBODY) == []
     assert play.do(took(11)) == [ev.CancelTimer(), completed("b")]
@@ -193,26 +193,26 @@ def test_request_that_came_after_the_name_was_lost_is_not_forgotten() -> None:
     """The engine asks once. It did so after a loss that we hear of only later."""
     play = starting()
     play.do(SECOND_REQUEST, took())
-    assert play.do(LOST) == SPAWN_UNASKED
+    assert play.do(LOST) == SPAWN
     play.do(spawned(11), NOBODY)
     assert play.do(took(11)) == [ev.CancelTimer(), completed("second")]
 
 
-ALL_HEARD: Final = ev.Requested("first", behind=False)
-# Whoever it is: of a connection that is closed the bus has no PID, so that it is
-# taken for the service's own.
+# Who may have had the name, and lost it, before the request.
 OLD_NEWS: Final = {
     "foreign": TAKEN_BY_FOREIGN,
     "another service's": TAKEN_BY_OTHER,
-    "nobody knows": ev.NameAcquired(":1.99", 0, OwnerKind.OWN, born(77)),
+    "left over": took(9, current=False),
 }
+# The bus has no PID for a connection that is closed.
+TAKEN_BY_WHO_HAS_GONE: Final = ev.NameAcquired(":1.99", 0, OwnerKind.OWN, born(77), current=True)
 
 
 @pytest.mark.parametrize("taken", OLD_NEWS.values(), ids=OLD_NEWS)
 def test_owner_from_before_the_start_serves_nobody(taken: Event) -> None:
     """Else the engine, which asked after it had gone, would wait for nobody."""
-    play = Play(FIRST, spawned(), prompt=False)
-    assert play.do(taken) == []
+    play = starting()
+    assert play.do(taken) == ASK
     assert play.do(LOST) == []
     assert play.do(NOBODY) == []
     assert (play.state, play.service.owner, play.service.main_pid) == (State.START, "", 10)
@@ -220,67 +220,78 @@ def test_owner_from_before_the_start_serves_nobody(taken: Event) -> None:
     assert the_failure(play.do(NOBODY)).tokens == ("first",)
 
 
-@pytest.mark.parametrize("taken", [*OLD_NEWS.values(), took(), took(12)])
-def test_owner_that_is_heard_of_before_the_answer_serves_when_the_answer_confirms_it(
+@pytest.mark.parametrize("taken", OLD_NEWS.values(), ids=OLD_NEWS)
+def test_owner_who_may_be_from_before_the_start_serves_when_an_answer_confirms_it(
     taken: ev.NameAcquired,
 ) -> None:
-    play = Play(FIRST, spawned(), prompt=False)
-    assert play.do(taken) == []
+    play = starting()
+    assert play.do(taken) == ASK
     assert play.do(ev.OwnerConfirmed(taken.owner)) == [ev.CancelTimer(), completed("first")]
     external = taken.kind is OwnerKind.FOREIGN
     assert play.state is (State.EXTERNAL if external else State.RUNNING)
-    assert play.service.main_pid == (taken.pid if taken.pid == 12 else 10)
+    assert play.service.main_pid == (9 if taken.pid == 9 else 10)
 
 
-@pytest.mark.parametrize("taken", [*OLD_NEWS.values(), took(), took(12)])
-def test_owner_serves_at_once_whoever_asked_when_all_had_been_heard(taken: ev.NameAcquired) -> None:
-    """The rule: a question costs an activation a twentieth of its time."""
-    play = Play(prompt=False)
-    assert play.do(ALL_HEARD) == SPAWN_UNASKED
-    play.do(spawned())
-    assert play.do(taken) == [ev.CancelTimer(), completed("first")]
-
-
-def test_request_that_joins_when_all_has_been_heard_needs_no_answer() -> None:
+def test_each_owner_who_may_be_from_before_the_start_is_asked_about() -> None:
     play = starting()
-    assert play.do(ev.Requested("second", behind=False)) == []
-    assert play.do(took()) == [ev.CancelTimer(), completed("first", "second")]
+    assert play.do(TAKEN_BY_FOREIGN) == ASK
+    assert play.do(TAKEN_BY_OTHER) == ASK
+    assert play.do(owned_by(99)) == []
+    assert play.do(owned_by(98)) == [ev.CancelTimer(), completed("first")]
 
 
-def test_request_that_joins_one_that_waits_for_an_answer_waits_with_it() -> None:
-    play = Play(FIRST, spawned(), prompt=False)
-    assert play.do(ev.Requested("second", behind=False)) == []
+@pytest.mark.parametrize("pid", [10, 12])
+def test_process_of_the_start_serves_at_once_whoever_was_first(pid: int) -> None:
+    """The rule: a question costs an activation a twentieth of its time."""
+    play = Play()
+    assert play.do(FIRST) == SPAWN
+    play.do(spawned())
+    assert play.do(took(pid)) == [ev.CancelTimer(), completed("first")]
+
+
+def test_process_of_the_start_serves_with_the_answer_that_is_under_way() -> None:
+    play = starting()
+    play.do(TAKEN_BY_FOREIGN, LOST)
     assert play.do(took()) == []
-    assert play.do(owned_by()) == [ev.CancelTimer(), completed("first", "second")]
+    assert play.do(owned_by()) == [ev.CancelTimer(), completed("first")]
 
 
-def test_request_of_before_an_end_starts_the_service_anew_without_a_question() -> None:
-    play = stopping()
-    play.do(ev.Requested("second", behind=False), ended(10, TERM))
-    assert play.do(ALL_GONE) == [ev.CancelTimer(), ev.CompleteStop(), *SPAWN_UNASKED]
-    play.do(spawned(11))
-    assert play.do(took(11)) == [ev.CancelTimer(), completed("second")]
+def test_owner_who_has_gone_serves_but_the_engine_is_let_go() -> None:
+    """It was most likely the service itself, and quick; or anybody, before the request."""
+    play = starting()
+    play.do(SECOND_REQUEST)
+    unsure = ev.CompleteActivation(("first",), sure=False)
+    assert play.do(TAKEN_BY_WHO_HAS_GONE) == [ev.CancelTimer(), unsure]
+    # The second has asked, so that it need not be content with that.
+    assert play.do(LOST) == SPAWN
+
+
+def test_request_during_an_end_is_not_served_by_an_older_answer() -> None:
+    play = starting()
+    play.do(TAKEN_BY_FOREIGN, STOP, SECOND_REQUEST, ended(10, TERM))
+    assert play.do(ALL_GONE) == [ev.CancelTimer(), ev.CompleteStop(), *ASK]
+    assert play.do(owned_by(99)) == []
+    assert play.do(owned_by(99)) == [completed("second")]
 
 
 @pytest.mark.parametrize("state", [State.RUNNING, State.EXTERNAL])
-def test_request_while_owned_asks_also_when_all_has_been_heard(state: State) -> None:
-    """The engine asks only for what nobody owns: the loss is on its way."""
+def test_request_while_owned_is_one_after_the_loss_that_is_on_its_way(state: State) -> None:
+    """The engine asks only for what nobody owns."""
     play = in_state(state)
-    assert play.do(ev.Requested("second", behind=False)) == ASK
-    assert play.do(LOST) == SPAWN_UNASKED
+    assert play.do(SECOND_REQUEST) == ASK
+    assert play.do(LOST) == SPAWN
 
 
 def test_leftover_that_had_the_name_before_the_start_serves_nobody() -> None:
     play = lingering()
-    play.prompt = False
-    play.do(SECOND_REQUEST, spawned(11), took(10), LOST, NOBODY)
+    play.do(SECOND_REQUEST, spawned(11), took(10, current=False), LOST, NOBODY)
     assert (play.state, play.service.main_pid) == (State.START, 11)
     assert play.do(took(11)) == [ev.CancelTimer(), completed("second")]
 
 
 def test_death_is_asked_about_and_an_owner_from_before_it_still_serves() -> None:
     """The answer that confirms it need not be the newest one."""
-    play = Play(FIRST, spawned(), prompt=False)
+    play = starting()
     play.do(TAKEN_BY_FOREIGN)
     assert play.do(ended(10, EXIT_3)) == ASK
     assert play.do(owned_by(99)) == [ev.CancelTimer(), completed("first")]
@@ -291,8 +302,11 @@ def test_death_is_asked_about_and_an_owner_from_before_it_still_serves() -> None
 
 def test_time_that_is_up_before_the_answer_leaves_the_name_to_its_owner() -> None:
     """A bus so slow is hardly alive; but what it said is true."""
-    for taken, state in ((TAKEN_BY_FOREIGN, State.EXTERNAL), (took(), State.RUNNING)):
-        play = Play(FIRST, spawned(), taken, prompt=False)
+    for taken, state in (
+        (TAKEN_BY_FOREIGN, State.EXTERNAL),
+        (took(9, current=False), State.RUNNING),
+    ):
+        play = Play(FIRST, spawned(), taken)
         effects = play.do(fires(Timer.ACTIVATION))
         assert isinstance(the_error(effects), TimedOut)
         assert effects[0] == ev.CancelTimer()

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from broker.core import events as ev
-from broker.core.events import Event, Timer
+from broker.core.events import Timer
 from broker.core.exits import UNKNOWN_EXIT, Exit, Result
 from broker.core.state import State
 from broker.errors import (
@@ -48,6 +48,7 @@ from tests.core.stage import (
     in_state,
     lingering,
     refused,
+    served,
     spawned,
     starting,
     stopping,
@@ -244,9 +245,9 @@ def test_stop_at_rest_is_complete_at_once(state: State) -> None:
 
 
 @pytest.mark.parametrize("taken", [took(), TAKEN_BY_FOREIGN, TAKEN_BY_OTHER])
-def test_stop_is_complete_at_once_when_only_the_name_is_left(taken: Event) -> None:
+def test_stop_is_complete_at_once_when_only_the_name_is_left(taken: ev.NameAcquired) -> None:
     play = starting()
-    play.do(taken, ended(10, EXIT_0), ALL_GONE)
+    play.do(*served(taken), ended(10, EXIT_0), ALL_GONE)
     before = play.state
     assert play.do(STOP) == [ev.CompleteStop()]
     assert play.state is before  # the name decides (rule 1)

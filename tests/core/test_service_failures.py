@@ -46,6 +46,7 @@ from tests.core.stage import (
     owned_by,
     refused,
     running,
+    served,
     spawned,
     starting,
     the_error,
@@ -98,11 +99,11 @@ def test_bad_end_of_another_process_is_no_failure() -> None:
 
 @pytest.mark.parametrize("taken", [TAKEN_BY_FOREIGN, TAKEN_BY_OTHER])
 def test_bad_end_of_our_process_is_no_failure_when_somebody_else_had_the_name(
-    taken: Event,
+    taken: ev.NameAcquired,
 ) -> None:
     for order in ([ended(10, EXIT_3), LOST], [LOST, ended(10, EXIT_3)]):
         play = starting()
-        play.do(taken, *order, ALL_GONE)
+        play.do(*served(taken), *order, ALL_GONE)
         assert play.end == (State.DEAD, Result.SUCCESS, 0)
 
 

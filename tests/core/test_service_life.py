@@ -45,6 +45,7 @@ from tests.core.stage import (
     owned_by,
     refused,
     running,
+    served,
     spawned,
     starting,
     stopping,
@@ -129,7 +130,7 @@ def test_owning_process_becomes_the_main_one() -> None:
 def test_main_process_stays_when_the_owner_is_not_of_the_service() -> None:
     for taken in (TAKEN_BY_FOREIGN, TAKEN_BY_OTHER):
         play = starting()
-        play.do(taken)
+        play.do(*served(taken))
         assert play.service.main_pid == 10
 
 
@@ -223,7 +224,7 @@ def test_grandchild_that_its_own_parent_reaped_is_forgotten_with_the_others() ->
 def test_grandchild_that_takes_the_name_again_was_not_started_again() -> None:
     """Its start is on no record but computed each time, never twice quite the same."""
     play = starting()
-    play.do(took(12), LOST, ev.NameAcquired(":1.13", 12, OwnerKind.OWN, born(700)))
+    play.do(took(12), LOST, ev.NameAcquired(":1.13", 12, OwnerKind.OWN, born(700), current=True))
     assert (play.service.main_pid, play.service.exec_main_start) == (12, born(12))
 
 
@@ -303,7 +304,7 @@ STORIES: Final = {
     ),
     # The bus has no PID for a connection that is closed.
     "owner-crashes-before-its-pid-is-known": Story(
-        [ev.NameAcquired(":1.10", 0, OwnerKind.OWN, born(77)), LOST],
+        [ev.NameAcquired(":1.10", 0, OwnerKind.OWN, born(77), current=True), LOST],
         [ended(10, SEGV), ALL_GONE],
         (State.FAILED, Result.SIGNAL, 1),
         (10, SEGV),
@@ -315,16 +316,18 @@ STORIES: Final = {
         (10, SEGV),
     ),
     "foreign-process-was-faster": Story(
-        [TAKEN_BY_FOREIGN, LOST],
+        [LOST],
         [ended(10, EXIT_3), ALL_GONE],
         (State.DEAD, Result.SUCCESS, 0),
         (10, EXIT_3),
+        before=[FIRST, spawned(), *served(TAKEN_BY_FOREIGN)],
     ),
     "process-of-another-service-was-faster": Story(
-        [TAKEN_BY_OTHER, LOST],
+        [LOST],
         [ended(10, EXIT_3), ALL_GONE],
         (State.DEAD, Result.SUCCESS, 0),
         (10, EXIT_3),
+        before=[FIRST, spawned(), *served(TAKEN_BY_OTHER)],
     ),
     "name-is-taken-too-late": Story(
         [took(), LOST],
@@ -405,6 +408,7 @@ def test_end_is_the_same_however_bus_and_kernel_mix(story: Story, policy: Policy
         assert play.end == story.end, turns
         assert play.exec_main == story.exec_main, turns
         assert play.service.main_pid == 0, turns
-        assert (completed("first") in play.effects) == story.served, turns
+        told = [each for each in play.effects if isinstance(each, ev.CompleteActivation)]
+        assert [each.tokens for each in told] == [("first",)] * story.served, turns
         failures = [each for each in play.effects if isinstance(each, ev.FailActivation)]
         assert len(failures) == (not story.served), turns

@@ -30,21 +30,23 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = get_args(ev.Event)
 REQUEST: Final = ev.Requested("someone")
 SPAWNED: Final = ev.Spawned(10, BORN)
 NOBODY: Final = ev.OwnerConfirmed("")
-TAKEN: Final = ev.NameAcquired(":1.7", 10, OwnerKind.OWN, BORN)
-TAKEN_BY_DAEMON: Final = ev.NameAcquired(":1.8", 11, OwnerKind.OWN, BORN)
-TAKEN_BY_FOREIGN: Final = ev.NameAcquired(":1.9", 99, OwnerKind.FOREIGN, BORN)
+TAKEN_BY_OTHER: Final = ev.NameAcquired(":1.98", 98, OwnerKind.OTHER, BORN, current=False)
+CONFIRMED: Final = ev.OwnerConfirmed(":1.9")
+TAKEN: Final = ev.NameAcquired(":1.7", 10, OwnerKind.OWN, BORN, current=True)
+TAKEN_BY_DAEMON: Final = ev.NameAcquired(":1.8", 11, OwnerKind.OWN, BORN, current=True)
+TAKEN_BY_FOREIGN: Final = ev.NameAcquired(":1.9", 99, OwnerKind.FOREIGN, BORN, current=False)
 EXIT_3: Final = ev.ProcessExited(10, BORN, Exit(1, 3), current=True)
 ALL_GONE: Final = ev.Emptied(all_gone=True)
 TIME_IS_UP: Final = ev.TimerFired(Timer.ACTIVATION)
 
 # A short way into each state on which a question to the bus is still open, so
 # that an answer can come in every one of them.
-STARTED: Final[list[Event]] = [REQUEST, SPAWNED, NOBODY]
+STARTED: Final[list[Event]] = [REQUEST, SPAWNED]
 WAYS: Final[dict[State, Sequence[Event]]] = {
     State.DEAD: [*STARTED, EXIT_3, ev.StopRequested(), ALL_GONE],
     State.START: [*STARTED, EXIT_3],
     State.RUNNING: [*STARTED, TAKEN, REQUEST],
-    State.EXTERNAL: [*STARTED, TAKEN_BY_FOREIGN, REQUEST],
+    State.EXTERNAL: [*STARTED, TAKEN_BY_FOREIGN, CONFIRMED, REQUEST],
     State.LINGERING: [*STARTED, EXIT_3, TAKEN_BY_DAEMON, ev.NameLost()],
     State.STOP_SIGTERM: [*STARTED, EXIT_3, TIME_IS_UP],
     State.STOP_SIGKILL: [*STARTED, EXIT_3, TIME_IS_UP, ev.TimerFired(Timer.STOP)],
@@ -55,8 +57,10 @@ EVENTS: Final[dict[str, Event]] = {
     "requested": REQUEST,
     "spawned": SPAWNED,
     "spawn refused": ev.SpawnRefused(SpawnExecFailed("no such file"), Result.EXEC_FAILED),
-    "own process takes the name": ev.NameAcquired(":1.12", 12, OwnerKind.OWN, BORN),
-    "other service takes the name": ev.NameAcquired(":1.98", 98, OwnerKind.OTHER, BORN),
+    "own process takes the name": ev.NameAcquired(":1.12", 12, OwnerKind.OWN, BORN, current=True),
+    "other service takes the name": ev.NameAcquired(
+        ":1.98", 98, OwnerKind.OTHER, BORN, current=False
+    ),
     "foreign process takes the name": TAKEN_BY_FOREIGN,
     "name lost": ev.NameLost(),
     "process exited": ev.ProcessExited(12, BORN, Exit(1, 0), current=True),
@@ -83,8 +87,6 @@ CHANGES: Final = {
     (State.FAILED, "reset failed"): State.DEAD,
     (State.START, "spawn refused"): State.STOP_SIGTERM,
     (State.START, "own process takes the name"): State.RUNNING,
-    (State.START, "other service takes the name"): State.RUNNING,
-    (State.START, "foreign process takes the name"): State.EXTERNAL,
     (State.START, "owner denied"): State.STOP_SIGTERM,
     (State.START, "time for the name is up"): State.STOP_SIGTERM,
     (State.START, "stop requested"): State.STOP_SIGTERM,

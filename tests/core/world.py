@@ -177,8 +177,8 @@ class World(RuleBasedStateMachine):
                 self.timer = None
             case ev.ConfirmOwner():
                 self.questions.append(self.tick)
-            case ev.CompleteActivation(tokens):
-                self.completed(tokens)
+            case ev.CompleteActivation(tokens, sure):
+                self.completed(tokens, sure=sure)
             case ev.FailActivation(tokens, error):
                 self.failed(tokens, error)
             case ev.SignalAll(number):
@@ -205,23 +205,30 @@ class World(RuleBasedStateMachine):
         self.procs.append(proc)
         self.give(ev.Spawned(proc.pid, proc.started))
 
-    def settle(self, tokens: tuple[object, ...], *, failed: bool) -> list[int]:
+    def settle(self, tokens: tuple[object, ...], *, dismissed: bool) -> list[int]:
         """Strike those who waited off the list, and say since when; each must still be on it."""
         found = []
         for token in tokens:
             assert isinstance(token, int)
-            if failed and token == self.engine_waits:
+            if dismissed and token == self.engine_waits:
                 self.engine_waits = 0
             assert token in self.ledger.waiting, f"{token} is settled twice"
             found.append(self.ledger.waiting.pop(token))
             self.ledger.settled[token] += 1
         return found
 
-    def completed(self, tokens: tuple[object, ...]) -> None:
-        """Success must rest on something that the bus said after it was asked for."""
+    def completed(self, tokens: tuple[object, ...], *, sure: bool) -> None:
+        """Success must rest on something that the bus said after it was asked for.
+
+        Of an owner who has gone nothing can be known: then the engine is let go.
+        """
         assert tokens
         assert self.told_owner is not None, "completed without an owner"
-        for since in self.settle(tokens, failed=False):
+        gone = isinstance(self.cause, Acquired) and self.cause.owner.unique in self.closed
+        assert sure or gone
+        for since in self.settle(tokens, dismissed=not sure):
+            if not sure:
+                continue
             # What is older than the request may have been lost again before it: then
             # the engine, which asked after that, would wait for nobody.
             news = self.told_at > since
@@ -233,7 +240,7 @@ class World(RuleBasedStateMachine):
 
     def failed(self, tokens: tuple[object, ...], error: Outcome) -> None:
         """The reason must be the true one."""
-        self.settle(tokens, failed=True)
+        self.settle(tokens, dismissed=True)
         assert not self.closing or isinstance(error, ShuttingDown)
         match error:
             case ShuttingDown():
@@ -341,9 +348,7 @@ class World(RuleBasedStateMachine):
     def requested(self, token: int) -> None:
         """It is asked of the service."""
         self.ledger.waiting[token] = self.tick
-        # What has been heard cannot be known exactly; to think too little of it does no harm.
-        behind = bool(self.stream) or token % 3 == 0
-        self.give(ev.Requested(token, behind))
+        self.give(ev.Requested(token))
 
     def acquired(self, owner: Owner, variant: int) -> ev.NameAcquired:
         """What can be found out of an owner depends on how far its end has come."""
@@ -351,16 +356,18 @@ class World(RuleBasedStateMachine):
             # The bus has no PID for a connection that is closed: it is taken for ours.
             if isinstance(owner.who, OwnerKind):
                 self.told_owner = Owner(owner.unique, None)
-            return ev.NameAcquired(owner.unique, 0, OwnerKind.OWN, self.now())
+            return ev.NameAcquired(owner.unique, 0, OwnerKind.OWN, self.now(), current=True)
         if isinstance(owner.who, OwnerKind):
-            return ev.NameAcquired(owner.unique, 99_999, owner.who, self.now())
+            return ev.NameAcquired(owner.unique, 99_999, owner.who, self.now(), current=False)
         proc = owner.who
         assert proc is not None
         if proc.gone and variant == 4:
             # Nothing is known of it any more: it looks like anybody's.
             self.told_owner = Owner(owner.unique, OwnerKind.FOREIGN)
-            return ev.NameAcquired(owner.unique, proc.pid, OwnerKind.FOREIGN, self.now())
-        return ev.NameAcquired(owner.unique, proc.pid, OwnerKind.OWN, proc.started)
+            foreign = OwnerKind.FOREIGN
+            return ev.NameAcquired(owner.unique, proc.pid, foreign, self.now(), current=False)
+        current = proc.activation == self.activation
+        return ev.NameAcquired(owner.unique, proc.pid, OwnerKind.OWN, proc.started, current)
 
     def reapable(self) -> list[Proc]:
         """The dead that are the broker's children."""

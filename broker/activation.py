@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 
 from broker.core import events as ev
 from broker.core import reasons
+from broker.core.clock import Instant
 from broker.core.events import Effect, Event, OwnerKind, Timer, Token
 from broker.core.exits import Result
 from broker.core.log import Log
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from broker.catalog.descriptor import Descriptor
-    from broker.core.clock import Instant
     from broker.core.processes import Process
     from broker.process.supervisor import Supervisor
 
@@ -214,15 +214,15 @@ class Activator:
         if not processes.of_activation(unit.activation):
             self.handle(unit, ev.Emptied(all_gone=not processes.of_service(name)))
 
-    def name_acquired(self, name: str, owner: str, pid: int) -> None:
-        """A connection took the name."""
+    def name_acquired(self, name: str, owner: str, pid: int, heard: float) -> None:
+        """A connection took the name; see ``NameEvents``."""
         unit = self.units.get(name)
         if unit is None:
             return
         if pid:
             service, activation, started = self._who(pid)
         else:
-            service, activation, started = name, unit.activation, clock.now()
+            service, activation, started = name, unit.activation, Instant(0, int(heard * 1e6))
         if service == name:
             kind = OwnerKind.OWN
         else:

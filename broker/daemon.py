@@ -314,9 +314,9 @@ class Daemon:
         elif message.sender == DRIVER and message.member == "NameOwnerChanged":
             self._names.handle(message)
 
-    def name_acquired(self, name: str, owner: str, pid: int) -> None:
+    def name_acquired(self, name: str, owner: str, pid: int, heard: float) -> None:
         """Of ``NameEvents``."""
-        self._activator.name_acquired(name, owner, pid)
+        self._activator.name_acquired(name, owner, pid, heard)
 
     def name_lost(self, name: str) -> None:
         """Of ``NameEvents``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -20,8 +21,12 @@ DRIVER: Final = "org.freedesktop.DBus"
 class NameEvents(Protocol):
     """What a watch tells; called from within the event loop."""
 
-    def name_acquired(self, name: str, owner: str, pid: int) -> None:
-        """A connection owns the name now; ``pid`` is 0 if it has gone already."""
+    def name_acquired(self, name: str, owner: str, pid: int, heard: float) -> None:
+        """A connection owns the name now; ``pid`` is 0 if it has gone already.
+
+        ``heard`` is when the bus said so, before it said the PID: in seconds on the
+        event loop's clock.
+        """
 
     def name_lost(self, name: str) -> None:
         """Nobody owns it any more."""
@@ -104,20 +109,21 @@ class NameWatch:
         if not owner:
             self._add(name, _News(lambda: self._lost(name)))
             return
+        heard = asyncio.get_running_loop().time()
         news = _News()
 
         def on_reply(reply: Message | Outcome) -> None:
             if not isinstance(reply, Disconnected):
                 pid = 0 if isinstance(reply, Outcome) else reply.body[0]
-                news.tell = lambda: self._acquired(name, owner, pid)
+                news.tell = lambda: self._acquired(name, owner, pid, heard)
                 self._tell(name)
 
         self._add(name, news)
         self._connection.request(_question("GetConnectionUnixProcessID", owner), on_reply)
 
-    def _acquired(self, name: str, owner: str, pid: int) -> None:
+    def _acquired(self, name: str, owner: str, pid: int, heard: float) -> None:
         if name in self._names:
-            self._events.name_acquired(name, owner, pid)
+            self._events.name_acquired(name, owner, pid, heard)
 
     def _lost(self, name: str) -> None:
         if name in self._names:

@@ -64,7 +64,7 @@ class NameAcquired:
     """A connection took the name; ``pid`` is its process (0 if it has gone already).
 
     ``started`` and ``current`` are as in the process's ``ProcessExited``, which may have
-    come first.
+    come first. Of an owner that has gone ``started`` is when we heard of it.
     """
 
     owner: str

@@ -20,7 +20,8 @@ The rules, which the table below only spells out:
       nothing. Any other owner is asked about. So is the name, by a request that comes
       during a start or while it is owned: it may have been taken and lost again.
     - An owner that has gone before the bus could say whose process it was is taken for
-      ours, but may have been anybody, at any time: the engine is let go as well.
+      ours if we heard of it during the start. It may still have been anybody, and before
+      the request: the engine is let go as well.
     - Each death that could end an activation asks: the name may have been taken
       before. Only the newest answer can say that it was not.
 4.  What a failed activation leaves running is ended: SIGTERM, then SIGKILL
@@ -175,7 +176,8 @@ class Service:
     def _acquired_start(self, event: ev.NameAcquired, now: Instant) -> list[Effect]:
         self._note_owner(event, now)
         self._claim = event
-        if not event.current:
+        heard_before = not event.pid and event.started.monotonic <= self._requested.monotonic
+        if heard_before or not event.current:
             self.waiting.doubt()
             return self._ask()
         return self._take(now, sure=bool(event.pid))

@@ -94,12 +94,14 @@ class Watcher:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.told = Log()
+        self.heard: list[float] = []
         self.arrived = Log()
         self.watch = NameWatch(connection, self)
         connection.on_message = self._on_message
 
-    def name_acquired(self, name: str, owner: str, pid: int) -> None:
+    def name_acquired(self, name: str, owner: str, pid: int, heard: float) -> None:
         self.told.append((name, owner, pid))
+        self.heard.append(heard)
 
     def name_lost(self, name: str) -> None:
         self.told.append((name, ""))
@@ -195,6 +197,20 @@ async def test_changes_come_in_their_order_however_quick_they_are(
     await watcher.told.until_length(40)
     await watcher.settle()
     assert watcher.told == [(NAME, one.unique_name, PID), (NAME, "")] * 20
+
+
+async def test_it_tells_when_the_bus_spoke_of_an_owner_and_not_when_it_had_its_pid(
+    watcher: Watcher, owner: Callable[[], Owner]
+) -> None:
+    await watcher.watch.watch([NAME])
+    clock = asyncio.get_running_loop().time
+    before = clock()
+    owner().take()
+    await watcher.arrived.until(noticed)
+    noted = clock()
+    await watcher.told.until_length(1)
+    (heard,) = watcher.heard
+    assert before < heard < noted
 
 
 async def test_an_owner_that_has_gone_already_has_no_pid(

@@ -64,6 +64,12 @@ def took(
     return ev.NameAcquired(f":1.{pid}", pid, kind, born(pid), current)
 
 
+def took_and_went(seconds: int) -> ev.NameAcquired:
+    """The bus has no PID for a connection that is closed; it said so at that moment."""
+    at = seconds * SECOND
+    return ev.NameAcquired(":1.99", 0, OwnerKind.OWN, Instant(at, at), current=True)
+
+
 def ended(pid: int, end: Exit, *, current: bool = True) -> Event:
     return ev.ProcessExited(pid, born(pid), end, current)
 

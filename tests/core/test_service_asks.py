@@ -45,6 +45,7 @@ from tests.core.stage import (
     the_error,
     the_failure,
     took,
+    took_and_went,
 )
 
 # -- rule 3: the bus is asked --------------------------------------------------------
@@ -203,9 +204,8 @@ OLD_NEWS: Final = {
     "foreign": TAKEN_BY_FOREIGN,
     "another service's": TAKEN_BY_OTHER,
     "left over": took(9, current=False),
+    "gone": took_and_went(1000),
 }
-# The bus has no PID for a connection that is closed.
-TAKEN_BY_WHO_HAS_GONE: Final = ev.NameAcquired(":1.99", 0, OwnerKind.OWN, born(77), current=True)
 
 
 @pytest.mark.parametrize("taken", OLD_NEWS.values(), ids=OLD_NEWS)
@@ -256,12 +256,12 @@ def test_process_of_the_start_serves_with_the_answer_that_is_under_way() -> None
     assert play.do(owned_by()) == [ev.CancelTimer(), completed("first")]
 
 
-def test_owner_who_has_gone_serves_but_the_engine_is_let_go() -> None:
+def test_owner_who_went_during_the_start_serves_but_the_engine_is_let_go() -> None:
     """It was most likely the service itself, and quick; or anybody, before the request."""
     play = starting()
     play.do(SECOND_REQUEST)
     unsure = ev.CompleteActivation(("first",), sure=False)
-    assert play.do(TAKEN_BY_WHO_HAS_GONE) == [ev.CancelTimer(), unsure]
+    assert play.do(took_and_went(1002)) == [ev.CancelTimer(), unsure]
     # The second has asked, so that it need not be content with that.
     assert play.do(LOST) == SPAWN
 

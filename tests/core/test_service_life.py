@@ -50,6 +50,7 @@ from tests.core.stage import (
     starting,
     stopping,
     took,
+    took_and_went,
 )
 
 
@@ -302,9 +303,8 @@ STORIES: Final = {
         (State.FAILED, Result.SIGNAL, 1),
         (11, SEGV),
     ),
-    # The bus has no PID for a connection that is closed.
     "owner-crashes-before-its-pid-is-known": Story(
-        [ev.NameAcquired(":1.10", 0, OwnerKind.OWN, born(77), current=True), LOST],
+        [took_and_went(1002), LOST],
         [ended(10, SEGV), ALL_GONE],
         (State.FAILED, Result.SIGNAL, 1),
         (10, SEGV),

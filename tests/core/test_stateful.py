@@ -145,7 +145,7 @@ class Life(World):
         match message:
             case Acquired(owner):
                 self.told_owner, self.told_at = owner, message.at
-                self.give(self.acquired(owner, variant), message)
+                self.give(self.acquired(message, variant), message)
             case Lost():
                 self.told_owner = None
                 self.give(ev.NameLost(), message)

@@ -350,13 +350,15 @@ class World(RuleBasedStateMachine):
         self.ledger.waiting[token] = self.tick
         self.give(ev.Requested(token))
 
-    def acquired(self, owner: Owner, variant: int) -> ev.NameAcquired:
+    def acquired(self, message: Acquired, variant: int) -> ev.NameAcquired:
         """What can be found out of an owner depends on how far its end has come."""
+        owner = message.owner
         if owner.unique in self.closed and variant % 2:
             # The bus has no PID for a connection that is closed: it is taken for ours.
             if isinstance(owner.who, OwnerKind):
                 self.told_owner = Owner(owner.unique, None)
-            return ev.NameAcquired(owner.unique, 0, OwnerKind.OWN, self.now(), current=True)
+            heard = Instant(message.at, message.at) if variant == 1 else self.now()
+            return ev.NameAcquired(owner.unique, 0, OwnerKind.OWN, heard, current=True)
         if isinstance(owner.who, OwnerKind):
             return ev.NameAcquired(owner.unique, 99_999, owner.who, self.now(), current=False)
         proc = owner.who

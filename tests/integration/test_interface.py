@@ -409,10 +409,14 @@ async def test_an_answer_is_not_older_than_what_was_announced_before_it(place: P
         def on_signal(signal: Signal) -> None:
             if signal.member == "PropertiesChanged" and "NProcesses" in signal.body[1]:
                 told.append(signal.body[1]["NProcesses"])
+                look()
 
         def on_reply(reply: Message | Outcome) -> None:
             assert isinstance(reply, Message)
             answers.append((reply.body[0].value, told[-1]))
+            look()
+
+        def look() -> None:
             if len(answers) == READINGS and told[-1] > before:
                 done.set()
 
@@ -429,7 +433,6 @@ async def test_an_answer_is_not_older_than_what_was_announced_before_it(place: P
         async with asyncio.timeout(20):
             await done.wait()
         assert [each for each in answers if each[0] != each[1]] == []
-        assert answers[-1][0] == before + 1
 
 
 async def test_everything_at_once_has_the_orphan_that_was_found_for_it(place: Place) -> None:

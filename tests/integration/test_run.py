@@ -93,6 +93,13 @@ def test_what_the_command_leaves_behind_ends(place: Place) -> None:
     assert [pid for pid in left if procfs.alive(pid)] == []
 
 
+def test_what_the_command_leaves_behind_is_asked_first(place: Place) -> None:
+    ready = place.fifo("ready")
+    left = f"(trap 'echo asked; exit' TERM; echo >{ready}; while :; do sleep 1000; done) &"
+    script = place.write("command", f"#!/bin/sh\n{left}\nread _ <{ready}\n")
+    assert place.run(str(script)).stdout == "asked\n"
+
+
 def test_fail_on_leak_names_what_outlived_the_command(place: Place) -> None:
     place.add(NAME, f"{place.service} -l {NAME}")
     script = place.write(

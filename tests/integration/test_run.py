@@ -93,11 +93,22 @@ def test_what_the_command_leaves_behind_ends(place: Place) -> None:
     assert [pid for pid in left if procfs.alive(pid)] == []
 
 
+WAITS = """\
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+open({ready!r}, "w").close()
+signal.sigwait([signal.SIGTERM])
+print("asked", flush=True)
+"""
+
+
 def test_what_the_command_leaves_behind_is_asked_first(place: Place) -> None:
     ready = place.fifo("ready")
-    left = f"(trap 'echo asked; exit' TERM; echo >{ready}; while :; do sleep 1000; done) &"
-    script = place.write("command", f"#!/bin/sh\n{left}\nread _ <{ready}\n")
-    assert place.run(str(script)).stdout == "asked\n"
+    program = place.write("waits", WAITS.format(ready=str(ready)))
+    python = place.user.command.parent / "python"
+    script = place.write("command", f"#!/bin/sh\n{python} {program} &\nread _ <{ready}\n")
+    done = place.run(str(script))
+    assert (done.stdout, done.stderr) == ("asked\n", "")
 
 
 def test_fail_on_leak_names_what_outlived_the_command(place: Place) -> None:

@@ -222,6 +222,7 @@ class Activator:
         if pid:
             service, activation, started = self._who(pid)
         else:
+            # asyncio's clock is the monotonic one (loop.time), in seconds.
             service, activation, started = name, unit.activation, Instant(0, int(heard * 1e6))
         if service == name:
             kind = OwnerKind.OWN
@@ -242,7 +243,7 @@ class Activator:
         if process is not None:
             return process.service, process.activation, process.started
         started = clock.of_ticks(about.start_ticks) if about else clock.now()
-        service, activation = self._supervisor.owner_of(pid) or (None, 0)
+        service, activation = self._supervisor.activation_of(pid) or (None, 0)
         return service, activation, started
 
     def name_lost(self, name: str) -> None:

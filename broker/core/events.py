@@ -169,7 +169,8 @@ class ConfirmOwner:
 class CompleteActivation:
     """The name is owned: tell those who waited.
 
-    If not ``sure``, by somebody who has gone, perhaps before the engine asked: it is let go.
+    If not ``sure``, its owner has gone, perhaps before the engine asked for it. Then the
+    engine's requests are let go as well, so that it does not wait for nobody.
     """
 
     tokens: tuple[Token, ...]

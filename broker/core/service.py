@@ -16,9 +16,9 @@ The rules, which the table below only spells out:
     - The engine asks once for a name, until it is owned. An owner that is heard of
       after the request may have lost the name before it: that must not pass for an
       answer, or the engine would wait for nobody. A process that is started for the
-      request cannot have, so whoever waited when a start began asks
-      nothing. Any other owner is asked about. So is the name, by a request that comes
-      during a start or while it is owned: it may have been taken and lost again.
+      request cannot have, so whoever waited when a start began asks nothing. Any other
+      owner is asked about. So is the name, by a request that comes during a start or
+      while it is owned: it may have been taken and lost again.
     - An owner that has gone before the bus could say whose process it was is taken for
       ours if we heard of it during the start. It may still have been anybody, and before
       the request: the engine is let go as well.

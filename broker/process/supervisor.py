@@ -184,11 +184,11 @@ class Supervisor:
             empty for a process of the broker's that belongs to no service; None
             for one that is not the broker's.
         """
-        found = self.owner_of(pid)
+        found = self.activation_of(pid)
         return None if found is None else found[0]
 
-    def owner_of(self, pid: int) -> tuple[str, int] | None:
-        """The same, with the serial of the activation."""
+    def activation_of(self, pid: int) -> tuple[str, int] | None:
+        """The service, as ``service_of`` says it, and the serial of the activation."""
         if pid in (os.getpid(), self._guardian.pid):
             # We bear the marks of what we started last.
             return None

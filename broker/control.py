@@ -123,7 +123,7 @@ class DaemonControl:
 
     async def stop_service(self, unit: Unit) -> None:
         """Of ``Control``."""
-        if unit.service.owner and not unit.service.stoppable:
+        if unit.service.taken and not unit.service.stoppable:
             raise NotRunning(
                 f"{unit.service.name} is owned by {unit.service.owner}, which the broker "
                 "did not start"

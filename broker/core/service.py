@@ -106,6 +106,11 @@ class Service:
         """Whether there is a process of the service's to end."""
         return not self._all_gone or self.state is State.START
 
+    @property
+    def taken(self) -> bool:
+        """Whether the name is owned by a process that is not the service's."""
+        return bool(self.owner) and self._kind is not OwnerKind.OWN
+
     def handle(self, event: Event, now: Instant) -> list[Effect]:
         """Take an event and say what is to be done, in this order."""
         before = self.state
@@ -312,7 +317,7 @@ class Service:
 
     def _settle(self) -> None:
         """Rule 1: the name has gone, unless it is somebody else's, and perhaps all processes."""
-        if self.owner and self._kind is not OwnerKind.OWN:
+        if self.taken:
             self.state, self.result = self._owned_state, Result.SUCCESS
         elif not self._all_gone:
             self.state = State.LINGERING
@@ -352,11 +357,13 @@ class Service:
         self.state = State.STOP_SIGTERM
         return [ev.ArmTimer(Timer.STOP), ev.SignalAll(SIGTERM)]
 
-    def _stop(self, _event: ev.StopRequested, _now: Instant) -> list[Effect]:
-        if self._all_gone:
-            # The name alone is left, and the bus is about to say that it is not.
+    def _stop(self, _event: ev.StopRequested, now: Instant) -> list[Effect]:
+        if not self._all_gone:
+            return self._end()
+        if self.taken:
             return [ev.CompleteStop()]
-        return self._end()
+        # The name alone is left, and the bus is about to say that it is not.
+        return self._ended(now)
 
     def _stop_start(self, _event: ev.StopRequested | ev.Closing, now: Instant) -> list[Effect]:
         reason = reasons.closing if self._closing else reasons.stopped

@@ -244,13 +244,36 @@ def test_stop_at_rest_is_complete_at_once(state: State) -> None:
     assert play.state is state
 
 
-@pytest.mark.parametrize("taken", [took(), TAKEN_BY_FOREIGN, TAKEN_BY_OTHER])
-def test_stop_is_complete_at_once_when_only_the_name_is_left(taken: ev.NameAcquired) -> None:
+@pytest.mark.parametrize("taken", [TAKEN_BY_FOREIGN, TAKEN_BY_OTHER])
+def test_stop_leaves_a_name_that_somebody_else_has(taken: ev.NameAcquired) -> None:
     play = starting()
     play.do(*served(taken), ended(10, EXIT_0), ALL_GONE)
     before = play.state
     assert play.do(STOP) == [ev.CompleteStop()]
-    assert play.state is before  # the name decides (rule 1)
+    assert play.state is before
+    assert play.service.taken
+
+
+def test_stop_is_complete_at_once_when_only_the_name_is_left() -> None:
+    """Whoever stopped it is not to read that it is running still."""
+    play = starting()
+    play.do(took(), ended(10, EXIT_0), ALL_GONE)
+    for _ in range(2):
+        assert play.do(STOP)[-1] == ev.CompleteStop()
+        assert play.state is State.DEAD
+        assert not play.service.taken
+    play.do(LOST)
+    assert (play.state, play.service.owner) == (State.DEAD, "")
+
+
+def test_stop_when_only_the_name_is_left_starts_anew_for_who_waits() -> None:
+    play = starting()
+    play.do(took(), ended(10, EXIT_0), ALL_GONE)
+    assert play.do(SECOND_REQUEST) == ASK
+    assert play.do(STOP) == [*STOPPED, *SPAWN]
+    play.do(spawned(20), NOBODY, LOST, took(20))
+    assert play.effects[-1] == completed("second")
+    assert play.state is State.RUNNING
 
 
 def test_stop_during_a_start_tells_who_waits() -> None:

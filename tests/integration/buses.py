@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,8 +19,7 @@ from broker.client import SERVICE, Client, Signal
 from broker.process import guardian, procfs
 
 if TYPE_CHECKING:
-    import signal
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
     from types import TracebackType
 
 TEST = "org.activation.Test"
@@ -198,6 +199,16 @@ class Bus:
         return self._process.pid
 
     @property
+    def engine(self) -> int:
+        """The PID of the message bus."""
+        (pid,) = [
+            pid
+            for pid in procfs.children_of(self.pid)
+            if (about := procfs.stat(pid)) and about.comm == self.place.engine
+        ]
+        return pid
+
+    @property
     def status(self) -> int | None:
         """The broker's exit status."""
         assert self._process is not None
@@ -245,9 +256,9 @@ class Bus:
 
     async def signal(self, member: str, *, service: str | None = None) -> list[Any]:
         """The arguments of the next signal with this name, and of this service."""
-        async for signal in self.signals():
-            if signal.member == member and (service is None or service in signal.body):
-                return signal.body
+        async for each in self.signals():
+            if each.member == member and (service is None or service in each.body):
+                return each.body
         raise AssertionError
 
     async def signals(self) -> AsyncIterator[Signal]:
@@ -334,6 +345,19 @@ class Witness:
         data = os.read(self._fd, 4096).decode()
         self.heard += data
         return data
+
+
+@contextlib.contextmanager
+def standing_still(pid: int) -> Iterator[None]:
+    """A process that does nothing meanwhile; to be used where nobody waits for it."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        # The signal is sent at once and taken a little later.
+        while (about := procfs.stat(pid)) and about.state != "T":
+            pass
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def is_readable(fd: int, timeout: float) -> bool:

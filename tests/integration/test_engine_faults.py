@@ -27,12 +27,6 @@ VERSION = 'case "$*" in *--version*) echo dbus-broker 33; echo D-Bus Message Bus
 ENDS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM]
 
 
-def engine_of(bus: Bus) -> int:
-    """The message bus's process."""
-    (pid,) = [pid for pid in bus.tree() if bus.place.engine in procfs.command(pid)[0]]
-    return pid
-
-
 def until_taken(pid: int, number: int) -> None:
     """Return when a process has read a blocked signal that was sent to it."""
     while int((field(pid, "ShdPnd") or "0"), 16) & 1 << number - 1:
@@ -56,7 +50,7 @@ async def test_an_engine_that_ends_takes_all_with_it(place: Place, number: signa
     async with place.serve() as bus:
         await bus.echo(NAME)
         tree = bus.tree()
-        os.kill(engine_of(bus), number)
+        os.kill(bus.engine, number)
         (said,) = await all_gone(bus, tree)
         how = "status 0" if number == signal.SIGTERM else f"signal {int(number)}"
         version = rf"{place.engine} [\d.]+"
@@ -72,7 +66,7 @@ async def test_in_the_middle_of_an_activation(place: Place, number: signal.Signa
         call = asyncio.create_task(bus.call(NAME, "Echo", "s", "hello"))
         await bus.state(NAME, "start")
         tree = bus.tree()
-        os.kill(engine_of(bus), number)
+        os.kill(bus.engine, number)
         said = await all_gone(bus, tree)
         assert bus.status == 1
         assert len([line for line in said if "the message bus has ended" in line]) == 1
@@ -92,7 +86,7 @@ async def test_in_the_middle_of_the_end(place: Place) -> None:
         call = asyncio.create_task(bus.client.call("StartService", "s", NAME))
         await bus.state(NAME, "start")
         tree = bus.tree()
-        engine = engine_of(bus)
+        engine = bus.engine
         bus.kill(signal.SIGTERM)
         assert await asyncio.to_thread(fifo.read_text) == "got it\n"
         os.kill(engine, signal.SIGKILL)
@@ -106,7 +100,7 @@ async def test_in_the_middle_of_the_end(place: Place) -> None:
 @pytest.mark.parametrize("number", ENDS[:1])
 async def test_while_descriptors_are_read_again(place: Place, number: signal.Signals) -> None:
     async with place.serve() as bus:
-        engine = engine_of(bus)
+        engine = bus.engine
         os.kill(engine, signal.SIGSTOP)
         for each in range(50):
             place.add(f"{NAME}.N{each}")
@@ -125,7 +119,7 @@ async def test_while_descriptors_are_read_again(place: Place, number: signal.Sig
 @pytest.mark.parametrize("reloading", [False, True])
 async def test_one_that_hangs_is_ended(place: Place, reloading: bool) -> None:
     async with place.serve() as bus:
-        os.kill(engine_of(bus), signal.SIGSTOP)
+        os.kill(bus.engine, signal.SIGSTOP)
         if reloading:
             place.add(NAME)
             bus.kill(signal.SIGHUP)

@@ -1,9 +1,15 @@
-"""The engine asks on one connection and tells of names on another: either may come first."""
+"""What is heard on different ways may be heard in any order.
+
+The engine asks for services on one connection and tells of names on another, and
+the kernel tells of ends on a third way.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -11,8 +17,10 @@ import pytest
 from broker.bus import address
 from broker.bus.codec import Message, encode
 from broker.bus.connection import Connection
+from broker.client import BUS_NAME, MANAGER, ROOT
 from broker.errors import Outcome, RemoteError
-from tests.integration.buses import TEST
+from broker.process import procfs
+from tests.integration.buses import TEST, is_readable, standing_still
 
 if TYPE_CHECKING:
     import socket
@@ -48,6 +56,12 @@ def listener(bus: Bus) -> socket.socket:
     return sock
 
 
+def until_reaped(pid: int, parent: int) -> None:
+    """Return when a process is not even a zombie, and its parent has nothing more to do."""
+    while procfs.stat(pid) or ((about := procfs.stat(parent)) and about.state != "S"):
+        pass
+
+
 @pytest.mark.asyncio
 async def test_a_name_that_was_taken_and_lost_before_it_was_asked_for(place: Place) -> None:
     """A client takes and gives up the name of a service that fails, and then calls it."""
@@ -72,3 +86,29 @@ async def test_a_name_that_was_taken_and_lost_before_it_was_asked_for(place: Pla
                 await bus.client.call("ResetFailed", "s", "")
         client.close()
         await client.wait_closed()
+
+
+@pytest.mark.asyncio
+async def test_a_stop_that_comes_when_only_the_name_is_left(place: Place) -> None:
+    """The process is dead and reaped, and the bus has not said yet that its name is free."""
+    place.add(NAME)
+    async with place.serve() as bus:
+        await bus.echo(NAME)
+        pid = await bus.get(NAME, "MainPID")
+        # Whose calls it may take is known from here on: the engine will not be asked.
+        await bus.client.call("ResetFailed", "s", NAME)
+        answer: asyncio.Future[Message | Outcome] = asyncio.Future()
+        stop = Message(BUS_NAME, ROOT, MANAGER, "StopService", signature="s", body=[NAME])
+        with standing_still(bus.pid):
+            bus.client.bus.request(stop, answer.set_result)
+            await bus.client.bus.call_bus("GetId")  # it has been passed on
+            with standing_still(bus.engine):
+                fd = os.pidfd_open(pid)
+                os.kill(pid, signal.SIGKILL)
+                assert is_readable(fd, 10)
+                os.close(fd)
+                bus.kill(signal.SIGCONT)
+                await asyncio.to_thread(until_reaped, pid, bus.pid)
+        assert isinstance(await answer, Message)
+        assert await bus.get(NAME, "SubState", "Result") == ("failed", "signal")
+        assert await bus.echo(NAME) == "hello"

@@ -8,7 +8,6 @@ waiting to be reaped: a burst of 20,000 is three, each of them released at once.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import statistics
 import subprocess
@@ -20,9 +19,8 @@ import pytest
 
 from broker.client import MANAGER, PROCESS, ROOT
 from broker.core.exits import CLD_EXITED
-from broker.process import procfs
 from tests.bench.buses import resident
-from tests.integration.buses import TEST
+from tests.integration.buses import TEST, standing_still
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,15 +106,6 @@ async def activate(bus: Bus) -> float:
         await bus.call(name, "Echo", "s", name)
         taken.append(clock() - start)
     return statistics.median(taken)
-
-
-def engine_of(bus: Bus) -> int:
-    """The engine's process."""
-    for pid in procfs.children_of(bus.pid):
-        about = procfs.stat(pid)
-        if about is not None and about.comm == bus.place.engine:
-            return pid
-    raise AssertionError
 
 
 async def manager(bus: Bus, name: str) -> Any:
@@ -217,19 +206,15 @@ async def test_what_the_bus_does_not_take_is_dropped_and_counted(
         await storm(bus, storm_program, "stream", FEWER)
         made.unlink()
         before = resident(bus.pid)
-        engine = engine_of(bus)
         command = f"{storm_program} stream {COUNT} {ALIVE} {bus.pid} {made}"
         storming = asyncio.create_task(run(bus, f"read _ <{begin}; {command} >{end}"))
         go = await asyncio.to_thread(open, begin, "w")
-        os.kill(engine, signal.SIGSTOP)
-        try:
+        with standing_still(bus.engine):
             with go:
                 go.write("\n")
             with await asyncio.to_thread(open, end) as ended:
                 await asyncio.to_thread(ended.read)
             peak = resident(bus.pid)
-        finally:
-            os.kill(engine, signal.SIGCONT)
         await storming
         dropped = await manager(bus, "NSignalsDropped")
         print(f"{place.engine}: {dropped} dropped, {before >> 10} kB, then {peak >> 10} kB")  # noqa: T201

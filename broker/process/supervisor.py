@@ -13,17 +13,15 @@ import contextlib
 import logging
 import os
 import signal
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from broker.core.attribution import Attribution, Evidence, Marks, Origin
+from broker.core.attribution import Attribution, Origin
 from broker.core.processes import Process, Processes
-from broker.process import clock, procfs, reaper, spare, tag
-from broker.process.cgroup import Cgroups
+from broker.process import clock, procfs, reaper, spare
+from broker.process.activations import NO_ACTIVATION, Activations
 from broker.process.guardian import Guardian
 from broker.process.killer import Killer
 from broker.process.spawn import Program, SpawnRefusedError, spawn
-from broker.process.tag import Tagger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NO_ACTIVATION: Final = 0
 # How often the newest processes are looked at, in each turn of the loop in which some
 # are to be killed and others come: some milliseconds.
 CHASES: Final = 32
@@ -52,12 +49,6 @@ class ProcessEvents(Protocol):
         """No process of the activation is left."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Activation:
-    service: str
-    cgroup: str | None
-
-
 class Supervisor:
     """Owner of every child of this process.
 
@@ -70,12 +61,7 @@ class Supervisor:
         self.processes = Processes()
         self._loop = loop
         self._events = events
-        self._tagger = Tagger()
-        self._cgroups = Cgroups(wanted=not self._tagger.stride)
-        self._marks = Marks(self._tagger.stride)
-        self._activations: dict[int, _Activation] = {}
-        self._count = NO_ACTIVATION
-        self._cgroup_used = False
+        self._activations = Activations(loop)
         # Activations that processes have left since it was last looked whether all have.
         self._touched: dict[int, str] = {}
         # Those of which that is being found out, and the children to look at for it.
@@ -94,7 +80,7 @@ class Supervisor:
         The guardian is a part of us. It is not on record, and no signal to what we
         have started reaches it.
         """
-        self._guardian.begin(self._tagger.range, self._cgroups)
+        self._guardian.begin(self._activations.tags, self._activations.cgroups)
 
     # -- starting --------------------------------------------------------------
 
@@ -104,12 +90,8 @@ class Supervisor:
         Raises:
             SpawnRefusedError: there is no process.
         """
-        alone = not self._cgroup_used
-        self._leave_cgroup()
-        self._count += 1
-        activation = self._count
-        cgroup = self._cgroups.current
-        self._marks.add(activation, tag=self._tagger.advance(), cgroup=cgroup)
+        alone = self._activations.settled
+        activation = self._activations.begin()
         try:
             pid = spawn(program)
             if alone:
@@ -117,22 +99,12 @@ class Supervisor:
                 # runs; in a burst of spawns that order is the better one.
                 os.sched_yield()
         except SpawnRefusedError:
-            self._marks.forget(activation)
+            self._activations.withdraw(activation)
             raise
-        self._activations[activation] = _Activation(service, cgroup)
-        if program.session:
-            self._marks.add_leader(activation, pid)
-        self._cgroup_used = True
-        self._loop.call_soon(self._leave_cgroup)
+        self._activations.begun(activation, service, leader=pid if program.session else None)
         return self._record(
             pid, activation, Origin.SPAWNED, Attribution.SPAWNED, tuple(program.argv)
         )
-
-    def _leave_cgroup(self) -> None:
-        """Give the cgroup that we wait in to the child that was born in it."""
-        if self._cgroup_used:
-            self._cgroup_used = False
-            self._cgroups.advance()
 
     def _record(
         self,
@@ -143,11 +115,10 @@ class Supervisor:
         command: tuple[str, ...],
         about: Stat | None = None,
     ) -> Process:
-        known = self._activations.get(activation)
         process = self.processes.add(
             pid,
             ppid=about.ppid if about else os.getpid(),
-            service=known.service if known else "",
+            service=self._activations.service(activation),
             activation=activation,
             origin=origin,
             attribution=attribution,
@@ -158,24 +129,6 @@ class Supervisor:
         return process
 
     # -- whose it is -----------------------------------------------------------
-
-    def attribute(self, pid: int, about: Stat | None = None) -> tuple[int, Attribution]:
-        """The activation that any process belongs to, alive or a zombie.
-
-        Args:
-            about: what ``procfs.stat`` said of it just now.
-        """
-        about = about or procfs.stat(pid)
-        if about is None:
-            return NO_ACTIVATION, Attribution.NONE
-        evidence = Evidence(
-            tag=tag.read(pid),
-            cgroup=procfs.cgroup(pid) if self._cgroups.telling else "",
-            session=about.session,
-            group=about.group,
-        )
-        activation, how = self._marks.attribute(evidence)
-        return activation or NO_ACTIVATION, how
 
     def service_of(self, pid: int) -> str | None:
         """The service that a process belongs to, child of ours or not.
@@ -195,9 +148,9 @@ class Supervisor:
         process = self.processes.get(pid)
         if process is not None:
             return process.service, process.activation
-        activation, _ = self.attribute(pid)
-        if activation in self._activations:
-            return self._activations[activation].service, activation
+        activation, _ = self._activations.attribute(pid)
+        if activation != NO_ACTIVATION:
+            return self._activations.service(activation), activation
         for ancestor in procfs.ancestors(pid):
             process = self.processes.get(ancestor)
             if process is not None:
@@ -222,7 +175,7 @@ class Supervisor:
             self._take(pid, procfs.stat(pid))
 
     def _take(self, pid: int, about: Stat | None) -> None:
-        activation, how = self.attribute(pid, about)
+        activation, how = self._activations.attribute(pid, about)
         self._kill_if_doomed(pid, activation)
         command = procfs.command(pid, about)
         self._record(pid, activation, Origin.ADOPTED, how, command, about)
@@ -259,12 +212,12 @@ class Supervisor:
         if pid == self._guardian.pid:
             return False
         # What is to be caught has mostly a tag, and is gone while anything else is read.
-        activation, _ = self._marks.attribute(Evidence(tag.read(pid), "", 0, 0))
+        activation = self._activations.of_tag(pid)
         if not (self._guardian.knows(pid) or procfs.parent(pid) == os.getpid()):
             # Another broker's: they all count down from the same tag.
             return False
-        if activation is None:
-            activation, _ = self.attribute(pid)
+        if activation == NO_ACTIVATION:
+            activation, _ = self._activations.attribute(pid)
         return activation in self._doomed
 
     def _tell_emptied(self) -> None:
@@ -298,7 +251,7 @@ class Supervisor:
                 continue
             self._doomed.discard(activation)
             if activation != NO_ACTIVATION:
-                self._forget(activation)
+                self._activations.forget(activation)
                 self._events.activation_emptied(activation, service)
 
     def _seem_empty(self) -> set[int]:
@@ -319,13 +272,6 @@ class Supervisor:
         self._touched[process.activation] = process.service
         usage = reaper.honest(death.usage, process)
         self._events.process_exited(*self.processes.end(death.pid, death.exit, usage, clock.now()))
-
-    def _forget(self, activation: int) -> None:
-        known = self._activations.pop(activation)
-        self._marks.forget(activation)
-        if known.cgroup is not None:
-            self._leave_cgroup()
-            self._cgroups.remove(known.cgroup)
 
     async def until(self, predicate: Callable[[], bool], timeout: float | None) -> bool:  # noqa: ASYNC109
         """Wait until something is so, looked at whenever children were reaped.
@@ -391,13 +337,10 @@ class Supervisor:
             # There may be none of them: then that is over with the first that is reaped.
             self._touched[NO_ACTIVATION] = ""
         spared = self.processes.get(spare)
-        for activation, known in self._activations.items():
-            if spared is not None and activation == spared.activation:
-                continue
-            if service is None or known.service == service:
+        for activation in self._activations.of_service(service):
+            if spared is None or activation != spared.activation:
                 self._doomed.add(activation)
-                if known.cgroup is not None:
-                    self._cgroups.kill(known.cgroup)
+                self._activations.kill(activation)
         return len(self._doomed) > doomed
 
     def signal_process(self, pid: int, number: int) -> bool:
@@ -441,6 +384,6 @@ class Supervisor:
     def close(self) -> None:
         """Leave the cgroups, and be guarded no more: when all that was started has ended."""
         self._killer.close()
-        self._cgroups.close()
+        self._activations.close()
         spare.let_go()
         self._guardian.end()

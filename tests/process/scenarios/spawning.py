@@ -271,7 +271,7 @@ async def refused_activations(child: str, directory: str) -> Any:
             await broker.all_emptied(2)
             await broker.wait(lambda: not len(broker.supervisor.processes))
         # A mark that is kept has no other sign than that memory is used.
-        marks = broker.supervisor._marks  # noqa: SLF001
+        marks = broker.supervisor._activations._marks  # noqa: SLF001
         kept = [len(marks._tags), len(marks._cgroups), len(marks._leaders)]  # noqa: SLF001
         return {"refused": refused, "events": broker.answer(), "kept": kept}
 

@@ -19,6 +19,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
+from broker.bus.answers import Answers
 from broker.bus.authentication import Authentication
 from broker.bus.codec import (
     MalformedMessageError,
@@ -79,8 +80,7 @@ class Connection(asyncio.BufferedProtocol):
         self._caught_up.set()
         self._corked: bytearray | None = None
         self._serial = 0
-        # By serial: whom we asked (empty for a peer), and what takes the answer.
-        self._pending: dict[int, tuple[str, Callable[[Message | Outcome], None]]] = {}
+        self._answers = Answers()
 
     @classmethod
     async def to_bus(cls, sock: socket.socket, *, timeout: float = CALL_TIMEOUT) -> Self:  # noqa: ASYNC109
@@ -175,9 +175,7 @@ class Connection(asyncio.BufferedProtocol):
         if not self._ready.done():
             self._ready.set_exception(reason)
         self._caught_up.set()
-        pending, self._pending = self._pending, {}
-        for _, on_reply in pending.values():
-            on_reply(reason)
+        self._answers.give_up(reason)
         if not self._gone.done():
             self._gone.set_result(None)
             self.on_closed()
@@ -208,21 +206,9 @@ class Connection(asyncio.BufferedProtocol):
         if message is None:
             return
         if message.message_type in (type_return, type_error):
-            self._read_answer(message)
+            self._answers.take(message)
         else:
             self.on_message(message)
-
-    def _read_answer(self, answer: Message) -> None:
-        asked, on_reply = self._pending.get(answer.reply_serial, ("", None))
-        if on_reply is None:
-            return
-        # dbus-daemon lets anyone answer anyone, and serials can be guessed. Who owns a
-        # well-known name that was asked, only the bus knows.
-        known = asked == DRIVER or asked.startswith(":")
-        if known and answer.sender not in (None, DRIVER, asked):
-            return
-        del self._pending[answer.reply_serial]
-        on_reply(_as_outcome(answer) if answer.message_type is type_error else answer)
 
     def refuse(self, message: Message) -> None:
         """Answer a call that nobody here serves: its sender must not wait for a timeout."""
@@ -311,7 +297,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.closed:
             on_reply(Disconnected("the connection has ended"))
         else:
-            self._pending[serial] = (asked or "", on_reply)
+            self._answers.expect(serial, on_reply, asked or "")
 
     def request(self, message: Message, on_reply: Callable[[Message | Outcome], None]) -> int:
         """Send a call; ``on_reply`` is called in the order in which answers arrive.
@@ -328,7 +314,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def forget(self, serial: int) -> None:
         """Wait no longer for the answer to a request."""
-        self._pending.pop(serial, None)
+        self._answers.forget(serial)
 
     async def call(
         self,
@@ -430,8 +416,3 @@ class Connection(asyncio.BufferedProtocol):
     async def drain(self) -> None:
         """Return when the peer has taken, and answered, all that was sent before."""
         await self.call_bus("GetId")
-
-
-def _as_outcome(message: Message) -> RemoteError:
-    text = message.body[0] if message.body and isinstance(message.body[0], str) else ""
-    return RemoteError(message.error_name, text, message.sender or "")

@@ -20,7 +20,7 @@ def changed(number: int, payload: str = "") -> Message:
 
 def waiting(connection: Connection) -> int:
     """How many calls the connection still knows of."""
-    return len(connection._pending)  # noqa: SLF001 - whether it is emptied is the question
+    return len(connection._answers)  # noqa: SLF001 - whether it is emptied is the question
 
 
 def call(connection: Connection, member: str = "Echo", **options: Any) -> asyncio.Task[list[Any]]:

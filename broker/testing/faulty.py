@@ -8,6 +8,7 @@ Not by ``python -m``: that would import the package around it, and pytest with i
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import time
@@ -69,12 +70,18 @@ def takes(_name: str, other: str) -> None:
 
 
 def daemonizes(name: str, _value: str) -> None:
-    """Fork twice, as daemon(3) does, and take the name then."""
+    """Fork twice, as daemon(3) does, and take the name as an orphan."""
+    parents = [os.pidfd_open(os.getpid())]
     if os.fork():
         os._exit(0)
     os.setsid()
+    parents.append(os.pidfd_open(os.getpid()))
     if os.fork():
         os._exit(0)
+    # A daemon does not wait for its parents' ends, and may have its name before it is one.
+    for fd in parents:
+        select.select([fd], [], [])
+        os.close(fd)
     serve(own(name))
 
 

@@ -3,7 +3,7 @@
  *
  *   service [-d] [-l] [-u] [-f FIFO [-j KINDS]] [-x STATUS] [-k SIGNAL] [-w FILE] NAME
  *
- *   -d  daemonize by two forks before anything else
+ *   -d  daemonize by two forks, and be an orphan, before anything else
  *   -l  leave a sleeping orphan behind before taking the name
  *   -u  become root for good, if the file is set-user-ID, before taking the name
  *   -f  hold a FIFO open for writing, and so does all that is forked
@@ -26,10 +26,12 @@
 #include <dbus/dbus.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -38,11 +40,21 @@ extern char **environ;
 
 static void daemonize(void)
 {
+    struct pollfd parents[2] = { { .events = POLLIN }, { .events = POLLIN } };
+
+    parents[0].fd = pidfd_open(getpid(), 0);
     if (fork())
         _exit(0);
     setsid();
+    parents[1].fd = pidfd_open(getpid(), 0);
     if (fork())
         _exit(0);
+    /* An orphan before anything else; a daemon does not wait, and is one soon. */
+    for (int i = 0; i < 2; i++) {
+        if (poll(&parents[i], 1, -1) != 1 || !(parents[i].revents & POLLIN))
+            _exit(104);
+        close(parents[i].fd);
+    }
 }
 
 static void leave_orphan(void)

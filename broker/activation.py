@@ -8,56 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import os
 import pwd
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, assert_never
 
+from broker.config import Output
 from broker.core import events as ev
 from broker.core import reasons
 from broker.core.clock import Instant
 from broker.core.events import Effect, Event, OwnerKind, Timer, Token
 from broker.core.exits import Result
-from broker.core.log import Log
 from broker.core.printable import quoted
-from broker.core.service import Service
-from broker.core.start_limit import StartLimit
-from broker.core.state import State
 from broker.errors import NotCaptured, Outcome, ServiceUnknown, SpawnFileInvalid
 from broker.process import clock, procfs
 from broker.process.capture import Capture
 from broker.process.spawn import Program, SpawnRefusedError
+from broker.units import Units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
 
-    from broker.catalog.descriptor import Descriptor
+    from broker.config import Limits
+    from broker.core.log import Log
     from broker.core.processes import Process
     from broker.process.supervisor import Supervisor
+    from broker.units import Unit
 
 # Between two rounds of SIGKILL, in seconds, while a service forks faster than
 # it is found.
 KILL_PERIOD = 0.02
-
-
-class Output(enum.StrEnum):
-    """Where services' standard output and error go."""
-
-    INHERIT = "inherit"  # where ours go
-    CAPTURE = "capture"  # to the services' logs
-    NULL = "null"  # nowhere
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The times and counts that a service's life is held to; times in seconds."""
-
-    activation_timeout: float = 25.0
-    stop_timeout: float = 5.0
-    start_limit_interval: float = 10.0
-    start_limit_burst: int = 5
 
 
 class ActivationEvents(Protocol):
@@ -85,34 +65,11 @@ class ActivationEvents(Protocol):
         """There is more in a log than when somebody read it."""
 
 
-@dataclass(slots=True, eq=False)
-class Unit:
-    """A service with its descriptor, as long as either of them is there.
-
-    Attributes:
-        activation: the supervisor's serial of the newest activation.
-        invocation_id: of the newest activation, 16 random bytes; empty before the first.
-        log: what it has written; None if that is not captured.
-        listed: False once the descriptor has gone; then it lasts until it is at rest.
-        refused_at: the number of failures at which a closed gate was last logged.
-    """
-
-    descriptor: Descriptor
-    service: Service
-    activation: int = 0
-    invocation_id: bytes = b""
-    listed: bool = True
-    refused_at: int = 0
-    log: Log | None = None
-    timer: asyncio.TimerHandle | None = None
-    stopping: list[asyncio.Future[None]] = field(default_factory=list)
-
-
 class Activator:
     """All services that can be started.
 
     Attributes:
-        units: by name.
+        units: what there is to be started.
         environment: what a service is started with.
         system_bus: on one, descriptors say as whom a service runs.
     """
@@ -125,7 +82,7 @@ class Activator:
         *,
         output: Output,
     ) -> None:
-        self.units: dict[str, Unit] = {}
+        self.units = Units(limits, logged=output is Output.CAPTURE)
         self.environment: dict[str, str] = {}
         self.bus_environment: dict[str, str] = {}
         self.system_bus = False
@@ -138,54 +95,6 @@ class Activator:
             Capture(self._loop, events.log_appended) if output is Output.CAPTURE else None
         )
 
-    def unit(self, name: str) -> Unit:
-        """The service with a name.
-
-        Raises:
-            ServiceUnknown: there is none.
-        """
-        unit = self.units.get(name)
-        if unit is None or not (unit.listed or unit.service.stoppable):
-            raise ServiceUnknown(f"The name {name} was not provided by any .service files")
-        return unit
-
-    # -- the catalog -----------------------------------------------------------
-
-    def set_descriptors(
-        self, descriptors: Mapping[str, Descriptor]
-    ) -> tuple[list[Unit], list[Unit]]:
-        """Take a new catalog; a service that runs outlives its descriptor.
-
-        Returns:
-            the units that are new or have another descriptor, and those that are
-            gone or had another one.
-        """
-        added, removed = [], []
-        for name, unit in list(self.units.items()):
-            unit.listed = name in descriptors
-            if not unit.listed and self._at_rest(unit):
-                removed.append(self.units.pop(name))
-        for name, descriptor in descriptors.items():
-            old = self.units.get(name)
-            if old is None:
-                limit = StartLimit(
-                    self._limits.start_limit_burst,
-                    round(self._limits.start_limit_interval * 1_000_000),
-                )
-                service = Service(name, limit, self._limits.activation_timeout)
-                log = Log(name) if self._capture else None
-                self.units[name] = Unit(descriptor, service, log=log)
-                added.append(self.units[name])
-            elif old.descriptor != descriptor:
-                removed.append(old)
-                old.descriptor = descriptor
-                added.append(old)
-        return added, removed
-
-    @staticmethod
-    def _at_rest(unit: Unit) -> bool:
-        return unit.service.state in (State.DEAD, State.FAILED)
-
     # -- events ----------------------------------------------------------------
 
     def handle(self, unit: Unit, event: Event) -> None:
@@ -193,9 +102,7 @@ class Activator:
         for effect in unit.service.handle(event, clock.now()):
             self._perform(unit, effect)
         self._events.service_changed(unit)
-        name = unit.service.name
-        if not unit.listed and self._at_rest(unit) and self.units.get(name) is unit:
-            del self.units[name]
+        if self.units.drop_if_over(unit):
             self._events.service_gone(unit)
 
     def process_exited(self, process: Process) -> None:

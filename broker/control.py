@@ -14,11 +14,13 @@ from broker.process import procfs
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from broker.activation import Activator, Limits, Unit
+    from broker.activation import Activator
+    from broker.config import Limits
     from broker.core.log import Log
     from broker.core.processes import Process, Processes
     from broker.leaks import Leak
     from broker.process.supervisor import Supervisor
+    from broker.units import Unit
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ class DaemonControl:
 
     def unit(self, name: str) -> Unit:
         """Of ``Control``."""
-        return self._activator.unit(name)
+        return self._activator.units.named(name)
 
     def tree(self, service: str) -> list[int]:
         """Of ``Control``."""

@@ -8,11 +8,10 @@ import gc
 import logging
 import os
 import signal
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from broker import leaks, report
-from broker.activation import Activator, Limits, Output, Unit
+from broker import leaks
+from broker.activation import Activator
 from broker.api import paths
 from broker.api.callers import BusCallers
 from broker.api.publisher import Publisher
@@ -21,12 +20,12 @@ from broker.bus.codec import Message, MessageType
 from broker.bus.connection import Connection
 from broker.bus.names import DRIVER, NameWatch
 from broker.bus.objects import ObjectServer
-from broker.catalog.catalog import Directory, load
+from broker.catalog.catalog import load
 from broker.control import DaemonControl
 from broker.core.environment import inherited
 from broker.core.exits import CLD_EXITED
 from broker.ending import ENGINE_STOP_TIMEOUT, Ending
-from broker.engine.base import EngineSettings, Rules, machine_id
+from broker.engine.base import EngineSettings, machine_id
 from broker.engine.choose import choose
 from broker.errors import (
     EngineFailed,
@@ -40,15 +39,15 @@ from broker.process import kernel
 from broker.process.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from broker.catalog.descriptor import Descriptor
+    from broker.config import Config
     from broker.core.events import Token
     from broker.core.log import Log
     from broker.core.processes import Process
-    from broker.engine.listen import Listener
     from broker.leaks import Leak
-    from broker.process.spawn import Program
+    from broker.units import Unit
 
 log = logging.getLogger(__name__)
 
@@ -59,28 +58,6 @@ PRIMARY_OWNER: Final = 1
 ENGINE_PATIENCE: Final = 10.0
 # For the process of an engine that hangs up to end as well, since how says more.
 ENGINE_EXIT_TIMEOUT: Final = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """What a session is started with.
-
-    Attributes:
-        directories: where descriptors are, by precedence.
-        report_shadowed: say when one directory's descriptor hides another's.
-        environ: the activation environment to begin with.
-        output: where services' output goes.
-        rules: what a configuration file says to the bus itself.
-    """
-
-    listener: Listener
-    directories: Sequence[Directory]
-    report_shadowed: bool = False
-    engine: str = "auto"
-    limits: Limits = field(default_factory=Limits)
-    environ: Mapping[str, str] = field(default_factory=dict)
-    output: Output = Output.INHERIT
-    rules: Rules = field(default_factory=Rules)
 
 
 class Daemon:
@@ -157,7 +134,7 @@ class Daemon:
         await self._reloading.acquire()
         self._loop.add_reader(self._signal_fd, self._on_signals)
         try:
-            self._activator.set_descriptors(self._load())
+            self._activator.units.set_descriptors(self._load())
         except NotReloaded as e:
             raise KernelRefused(str(e)) from e
         await self._engine.start(self.units.keys())
@@ -294,7 +271,7 @@ class Daemon:
             if self._closing:
                 raise ShuttingDown("the session is ending")
             assert self._publisher is not None
-            added, removed = self._activator.set_descriptors(self._load())
+            added, removed = self._activator.units.set_descriptors(self._load())
             for unit in removed:
                 if unit.service.name in self.units:  # with another descriptor
                     self._publisher.remove_service(unit.service.name)
@@ -425,7 +402,7 @@ class Daemon:
         self._end(None)
         await asyncio.shield(self._stopped_services)
 
-    # -- for a command inside the session --------------------------------------
+    # -- what there is -----------------------------------------------------------
 
     @property
     def units(self) -> Mapping[str, Unit]:
@@ -441,11 +418,3 @@ class Daemon:
             for _ in range(2):
                 await self._connection.drain()
         return leaks.find(self.units.values(), self.supervisor, self._engine.pid)
-
-    def report(self) -> dict[str, Any]:
-        """The services and processes as they are now, for JSON."""
-        return report.of_session(self.units.values(), self.supervisor.processes)
-
-    def spawn(self, program: Program) -> Process:
-        """Start a program that belongs to no service; raises SpawnRefusedError."""
-        return self.supervisor.spawn(program)

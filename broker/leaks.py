@@ -13,8 +13,8 @@ from broker.process import clock, procfs
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from broker.activation import Unit
     from broker.process.supervisor import Supervisor
+    from broker.units import Unit
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from broker.activation import Unit
     from broker.core.exits import Exit
     from broker.core.processes import Process, Processes
     from broker.leaks import Leak
+    from broker.units import Unit
 
 
 def of_session(units: Iterable[Unit], processes: Processes) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from broker.daemon import Config, Daemon
+from broker import report
+from broker.daemon import Daemon
 from broker.errors import EngineFailed
 from broker.process import kernel, signals
 from broker.process.spawn import Program, close_on_exec
@@ -16,6 +17,7 @@ from broker.process.spawn import Program, close_on_exec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from broker.config import Config
     from broker.core.exits import Exit
     from broker.core.processes import Process
     from broker.leaks import Leak
@@ -104,7 +106,9 @@ class _Session:
                 await bus
                 raise EngineFailed("the session was ended by a call of Exit")
             bus.cancel()
-            return Ended(process.exit, await daemon.leaks(), daemon.report())
+            left = await daemon.leaks()
+            about = report.of_session(daemon.units.values(), daemon.supervisor.processes)
+            return Ended(process.exit, left, about)
         finally:
             loop.remove_reader(fd)
             os.close(fd)
@@ -128,7 +132,7 @@ class _Session:
         for fd in self._fds:
             os.set_inheritable(fd, True)
         try:
-            return self._daemon.spawn(program)
+            return self._daemon.supervisor.spawn(program)
         finally:
             for fd in self._fds:
                 os.set_inheritable(fd, False)

@@ -31,11 +31,11 @@ from broker.core.processes import Process
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from broker.activation import Unit
     from broker.api.control import Callers, Control
     from broker.bus.objects import Interface, ObjectServer
     from broker.core.log import Log
     from broker.errors import Outcome
+    from broker.units import Unit
 
 log = logging.getLogger(__name__)
 

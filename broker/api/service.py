@@ -11,9 +11,9 @@ from broker.process import procfs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from broker.activation import Unit
     from broker.api.control import Callers, Control
     from broker.bus.interface import InterfaceSpec
+    from broker.units import Unit
 
 
 class ServiceObject(Interface):

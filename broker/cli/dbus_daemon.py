@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from broker import __version__, notify
-from broker.activation import Limits, Output
 from broker.bus.names import DRIVER
 from broker.cli import options, serve
 from broker.client import Client
-from broker.daemon import Config, Daemon
+from broker.config import Config, Limits, Output
+from broker.daemon import Daemon
 from broker.engine import listen
 from broker.errors import BadConfiguration
 from broker.process import signals

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from broker.activation import Limits, Output
 from broker.catalog import busconfig
 from broker.catalog.busconfig import BusConfig
 from broker.catalog.catalog import Directory, standard_directories
 from broker.cli import PROGRAM, complain
-from broker.daemon import Config
+from broker.config import Config, Limits, Output
 from broker.engine import listen
 from broker.engine.base import Rules
 from broker.engine.choose import CHOICES

@@ -14,7 +14,7 @@ import click
 
 from broker import notify
 from broker.cli import options
-from broker.daemon import Config, Daemon
+from broker.daemon import Daemon
 from broker.engine import listen
 from broker.errors import BadConfiguration, Outcome
 from broker.process import kernel, signals
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from broker.catalog.busconfig import BusConfig
+    from broker.config import Config
     from broker.engine.listen import Listener
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,112 @@
+"""What there is to be started: services, each with its descriptor for as long as it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from broker.core.log import Log
+from broker.core.service import Service
+from broker.core.start_limit import StartLimit
+from broker.core.state import State
+from broker.errors import ServiceUnknown
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from broker.catalog.descriptor import Descriptor
+    from broker.config import Limits
+
+
+@dataclass(slots=True, eq=False)
+class Unit:
+    """A service with its descriptor, as long as either of them is there.
+
+    Attributes:
+        activation: the supervisor's serial of the newest activation.
+        invocation_id: of the newest activation, 16 random bytes; empty before the first.
+        log: what it has written; None if that is not captured.
+        listed: False once the descriptor has gone; then it lasts until it is at rest.
+        refused_at: the number of failures at which a closed gate was last logged.
+    """
+
+    descriptor: Descriptor
+    service: Service
+    activation: int = 0
+    invocation_id: bytes = b""
+    listed: bool = True
+    refused_at: int = 0
+    log: Log | None = None
+    timer: asyncio.TimerHandle | None = None
+    stopping: list[asyncio.Future[None]] = field(default_factory=list)
+
+
+class Units(Mapping[str, Unit]):
+    """By name: those of the catalog, and those that have left it and still run."""
+
+    def __init__(self, limits: Limits, *, logged: bool) -> None:
+        """None at first; ``logged`` says whether what services write is kept."""
+        self._limits = limits
+        self._logged = logged
+        self._units: dict[str, Unit] = {}
+
+    def __getitem__(self, name: str) -> Unit:
+        return self._units[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._units)
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def named(self, name: str) -> Unit:
+        """The service with a name.
+
+        Raises:
+            ServiceUnknown: there is none.
+        """
+        unit = self._units.get(name)
+        if unit is None or not (unit.listed or unit.service.stoppable):
+            raise ServiceUnknown(f"The name {name} was not provided by any .service files")
+        return unit
+
+    def set_descriptors(
+        self, descriptors: Mapping[str, Descriptor]
+    ) -> tuple[list[Unit], list[Unit]]:
+        """Take a new catalog; a service that runs outlives its descriptor.
+
+        Returns:
+            the units that are new or have another descriptor, and those that are
+            gone or had another one.
+        """
+        added, removed = [], []
+        for name, unit in list(self._units.items()):
+            unit.listed = name in descriptors
+            if self.drop_if_over(unit):
+                removed.append(unit)
+        for name, descriptor in descriptors.items():
+            old = self._units.get(name)
+            if old is None:
+                self._units[name] = self._new(name, descriptor)
+                added.append(self._units[name])
+            elif old.descriptor != descriptor:
+                removed.append(old)
+                old.descriptor = descriptor
+                added.append(old)
+        return added, removed
+
+    def _new(self, name: str, descriptor: Descriptor) -> Unit:
+        interval = round(self._limits.start_limit_interval * 1_000_000)
+        limit = StartLimit(self._limits.start_limit_burst, interval)
+        service = Service(name, limit, self._limits.activation_timeout)
+        return Unit(descriptor, service, log=Log(name) if self._logged else None)
+
+    def drop_if_over(self, unit: Unit) -> bool:
+        """Forget a unit that has no descriptor any more, and is at rest; False if it stays."""
+        name = unit.service.name
+        at_rest = unit.service.state in (State.DEAD, State.FAILED)
+        if unit.listed or not at_rest or self._units.get(name) is not unit:
+            return False
+        del self._units[name]
+        return True

@@ -360,6 +360,19 @@ def standing_still(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+async def open_fifo(path: Path, mode: str) -> IO[Any]:
+    """Open a FIFO, which takes until somebody else opens its other end.
+
+    Should the test end before, the thread that waits is let go: the end of the loop
+    would wait for it.
+    """
+    try:
+        return await asyncio.to_thread(open, path, mode)
+    except asyncio.CancelledError:
+        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+        raise
+
+
 def is_readable(fd: int, timeout: float) -> bool:
     """Whether there is something to read, or an end, within so many seconds."""
     poll = select.poll()

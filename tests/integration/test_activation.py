@@ -11,6 +11,7 @@ import pytest
 from broker.client import PROCESS
 from broker.errors import RemoteError
 from broker.process import procfs
+from tests.integration.buses import open_fifo
 
 if TYPE_CHECKING:
     from tests.integration.buses import Place
@@ -68,7 +69,7 @@ async def test_a_daemon_that_dies_before_its_name_is_reported_at_once(place: Pla
     async with place.serve() as bus:
         call = asyncio.create_task(bus.echo(NAME))
         # Opening returns when the daemon waits, closing lets it go.
-        gate = await asyncio.to_thread(open, fifo, "wb")
+        gate = await open_fifo(fifo, "wb")
         gate.close()
         began = time.monotonic()
         with pytest.raises(RemoteError) as caught:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.buses import Witness
+from tests.integration.buses import Witness, open_fifo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +91,8 @@ async def test_the_end_of_run_is_the_end_of_all(place: Place, witness: Witness, 
         text=True,
     )
     await witness.hear(kinds)
-    await asyncio.to_thread(go.write_text, "go\n")
+    with await open_fifo(go, "w") as gate:
+        gate.write("go\n")
     output, _ = await asyncio.to_thread(process.communicate)
     assert (output, process.returncode) == ('s "hi"\n', 7)
     assert witness.at_end()

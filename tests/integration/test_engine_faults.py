@@ -15,6 +15,7 @@ import pytest
 from broker.bus.codec import Message, MessageType, Splitter, decode, encode
 from broker.bus.names import DRIVER
 from broker.process import procfs
+from tests.integration.buses import open_fifo
 from tests.integration.worlds import field, none_left
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ async def test_in_the_middle_of_the_end(place: Place) -> None:
         tree = bus.tree()
         engine = bus.engine
         bus.kill(signal.SIGTERM)
-        assert await asyncio.to_thread(fifo.read_text) == "got it\n"
+        with await open_fifo(fifo, "r") as said:
+            assert said.read() == "got it\n"
         os.kill(engine, signal.SIGKILL)
         await all_gone(bus, tree)
         assert bus.status == 0  # it was asked to end, and has

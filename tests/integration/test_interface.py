@@ -16,6 +16,7 @@ from broker.bus.codec import Message
 from broker.bus.interface import EMITS, InterfaceSpec
 from broker.client import ROOT, Client, Signal
 from broker.errors import Outcome, RemoteError
+from tests.integration.buses import open_fifo
 from tests.integration.mirror import SPECS, Mirror, objects_in
 
 if TYPE_CHECKING:
@@ -391,7 +392,7 @@ async def unseen_orphan(place: Place) -> AsyncIterator[tuple[Bus, Callable[[], A
 
     async def leave() -> None:
         for fifo, mode in ((gate, "wb"), (done, "rb")):
-            (await asyncio.to_thread(open, fifo, mode)).close()
+            (await open_fifo(fifo, mode)).close()
 
     async with place.serve() as bus:
         await bus.echo(NAME)

@@ -11,6 +11,7 @@ import pytest
 
 from broker.errors import Outcome
 from broker.process import procfs
+from tests.integration.buses import open_fifo
 
 if TYPE_CHECKING:
     from tests.integration.buses import Bus, Place
@@ -74,7 +75,7 @@ async def test_a_service_that_ignores_sigterm_is_killed(place: Place) -> None:
     place.add(NAMES[0], str(script))
     async with place.serve("--stop-timeout=0.2") as bus:
         start = asyncio.create_task(bus.client.call("StartService", "s", NAMES[0]))
-        gate = await asyncio.to_thread(open, fifo, "rb")
+        gate = await open_fifo(fifo, "rb")
         await asyncio.to_thread(gate.read)
         gate.close()
         await bus.client.call("StopService", "s", NAMES[0])
@@ -95,7 +96,7 @@ async def test_a_process_that_cannot_be_ended_is_named(place: Place) -> None:
     place.add(NAMES[0], f"{program} -u -w {fifo} -x 0 {NAMES[0]}")
     async with place.serve("--stop-timeout=0.1", "--output=null") as bus:
         start = asyncio.create_task(bus.client.call("StartService", "s", NAMES[0]))
-        gate = await asyncio.to_thread(open, fifo, "wb")
+        gate = await open_fifo(fifo, "wb")
         try:
             (pid,) = await bus.get(NAMES[0], "PIDs")
             bus.kill(signal.SIGTERM)

@@ -16,6 +16,7 @@ from broker.client import Client, Signal
 from broker.core.lines import LONGEST
 from broker.core.log import MOST_LINES
 from broker.errors import RemoteError
+from tests.integration.buses import open_fifo
 
 if TYPE_CHECKING:
     from tests.integration.buses import Bus, Place
@@ -75,7 +76,7 @@ def memory(bus: Bus) -> int:
 
 async def release(fifo: Path) -> None:
     """Let go of whoever reads a FIFO."""
-    (await asyncio.to_thread(open, fifo, "wb")).close()
+    (await open_fifo(fifo, "wb")).close()
 
 
 async def appended(bus: Bus, name: str = NAME) -> None:
@@ -192,7 +193,7 @@ async def test_half_a_line_is_kept_until_there_is_the_rest(place: Place) -> None
     async with place.serve(CAPTURE) as bus:
         start = asyncio.create_task(bus.client.call("StartService", "s", NAME))
         # The other side opens it when it has written that.
-        gate = await asyncio.to_thread(open, fifo, "wb")
+        gate = await open_fifo(fifo, "wb")
         assert await texts(bus) == ["whole"]
         gate.close()
         await start
@@ -293,10 +294,10 @@ async def test_an_answer_has_all_that_was_written_before_the_question(place: Pla
     add(place, f"cat gate; seq 10000; : >done; exec $SERVICE {NAME}")
     async with place.serve(CAPTURE) as bus:
         start = asyncio.create_task(bus.client.call("StartService", "s", NAME))
-        holder = await asyncio.to_thread(open, gate, "wb")
+        holder = await open_fifo(gate, "wb")
         bus.kill(signal.SIGSTOP)
         holder.close()
-        (await asyncio.to_thread(open, done, "rb")).close()
+        (await open_fifo(done, "rb")).close()
         question = asyncio.create_task(log(bus, lines=1))
         await bus.client.bus.call_bus("GetId")  # which comes behind it
         bus.kill(signal.SIGCONT)

@@ -20,7 +20,7 @@ import pytest
 from broker.client import MANAGER, PROCESS, ROOT
 from broker.core.exits import CLD_EXITED
 from tests.bench.buses import resident
-from tests.integration.buses import TEST, standing_still
+from tests.integration.buses import TEST, open_fifo, standing_still
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -208,11 +208,11 @@ async def test_what_the_bus_does_not_take_is_dropped_and_counted(
         before = resident(bus.pid)
         command = f"{storm_program} stream {COUNT} {ALIVE} {bus.pid} {made}"
         storming = asyncio.create_task(run(bus, f"read _ <{begin}; {command} >{end}"))
-        go = await asyncio.to_thread(open, begin, "w")
+        go = await open_fifo(begin, "w")
         with standing_still(bus.engine):
             with go:
                 go.write("\n")
-            with await asyncio.to_thread(open, end) as ended:
+            with await open_fifo(end, "r") as ended:
                 await asyncio.to_thread(ended.read)
             peak = resident(bus.pid)
         await storming

@@ -143,7 +143,7 @@ class DaemonControl:
         if whom == "all":
             sent = bool(self._supervisor.signal(name, number))
         else:
-            main = unit.service.main_pid
+            main = unit.service.main.pid
             sent = bool(main) and self._supervisor.signal_process(main, number)
         if not sent:
             raise NotRunning(f"{name} has no {'main ' if whom == 'main' else ''}process")

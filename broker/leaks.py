@@ -44,7 +44,7 @@ def find(units: Iterable[Unit], supervisor: Supervisor, engine_pid: int) -> list
         if unit.service.state is State.RUNNING:
             # One that took its name before it daemonized (dnsmasq does) has left the
             # connection to a process that nobody can tell from its others.
-            main = unit.service.main_pid
+            main = unit.service.main.pid
             welcome |= {main} if main else set(supervisor.tree(unit.service.name))
     found = []
     for pid in supervisor.tree(None):

@@ -54,8 +54,8 @@ def _service(unit: Unit) -> dict[str, Any]:
         "activations": service.activations,
         "failures": service.failures,
         "activation_usec": service.activation_usec,
-        "pid": service.exec_main_pid,
-        "exit": of_exit(service.exec_main_exit) if service.exec_main_exit.code else None,
+        "pid": service.main.last_pid,
+        "exit": of_exit(service.main.exit) if service.main.exit.code else None,
     }
 
 

@@ -104,7 +104,7 @@ class Manager(Interface):
     async def _list_services(self) -> list[Any]:
         return [
             [
-                [name, paths.of_service(name), unit.service.state.value[0], unit.service.main_pid]
+                [name, paths.of_service(name), unit.service.state.value[0], unit.service.main.pid]
                 for name, unit in self._control.units.items()
             ]
         ]
@@ -119,7 +119,7 @@ class Manager(Interface):
                     unit.listed,
                     *unit.service.state.value,
                     str(unit.service.result),
-                    unit.service.main_pid,
+                    unit.service.main.pid,
                     census.get(name, 0),
                     unit.service.changes.state.realtime,
                 ]

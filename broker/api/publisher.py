@@ -133,9 +133,9 @@ class Publisher:
         service = unit.service
         details = {
             "Result": Variant("s", str(service.result)),
-            "ExecMainPID": Variant("u", service.exec_main_pid),
-            "ExecMainCode": Variant("i", service.exec_main_exit.code),
-            "ExecMainStatus": Variant("i", service.exec_main_exit.status),
+            "ExecMainPID": Variant("u", service.main.last_pid),
+            "ExecMainCode": Variant("i", service.main.exit.code),
+            "ExecMainStatus": Variant("i", service.main.exit.status),
             "InvocationID": Variant("ay", unit.invocation_id),
             "StateChangeTimestamp": Variant("t", service.changes.state.realtime),
         }

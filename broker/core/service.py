@@ -45,7 +45,8 @@ from broker.core import reasons
 from broker.core.clock import NEVER, Instant
 from broker.core.ends import End, Ends
 from broker.core.events import Effect, Event, OwnerKind, Timer
-from broker.core.exits import UNKNOWN_EXIT, Exit, Result
+from broker.core.exits import Exit, Result
+from broker.core.main_process import MainProcess
 from broker.core.state import Changes, State
 from broker.core.waiting import Waiting
 
@@ -65,11 +66,9 @@ class Service:
 
     Attributes:
         owner: unique name of the connection that owns the name, or empty.
-        main_pid: the spawned process, and from the moment the name is owned the
-            owning one if it is of this service; 0 when that has ended.
-        exec_main_pid, exec_main_exit, exec_main_start, exec_main_end: of the
-            process that ``main_pid`` names or named last. A failed activation
-            names the process that decided it.
+        main: the spawned process, and from the moment the name is owned the owning
+            one if it is of this service. A failed activation names the process that
+            decided it.
         changes: when the state last changed.
         waiting: who waits for an activation.
         activation_usec: from the last successful request to the name, in microseconds.
@@ -81,11 +80,7 @@ class Service:
         self.state = State.DEAD
         self.result = Result.SUCCESS
         self.owner = ""
-        self.main_pid = 0
-        self.exec_main_pid = 0
-        self.exec_main_exit = UNKNOWN_EXIT
-        self.exec_main_start = NEVER
-        self.exec_main_end = NEVER
+        self.main = MainProcess()
         self.changes = Changes()
         self.activations = 0
         self.failures = 0
@@ -165,7 +160,7 @@ class Service:
 
     def _spawned(self, event: ev.Spawned, _now: Instant) -> list[Effect]:
         self._emptied = self._all_gone = False
-        self._set_main(event.pid, event.at)
+        self.main.become(event.pid, event.at)
         return [ev.ArmTimer(Timer.ACTIVATION)]
 
     def _spawn_refused(self, event: ev.SpawnRefused, now: Instant) -> list[Effect]:
@@ -219,7 +214,7 @@ class Service:
             False if it ended in the past: then the loss is on its way.
         """
         # Without a PID it has gone; it was the main process, as far as anyone can say.
-        main = (self.exec_main_pid, self.exec_main_start)
+        main = (self.main.last_pid, self.main.started)
         who = (event.pid, event.started) if event.pid else main
         end = self._ends.get(*who)
         if end is None and self._all_gone:
@@ -227,8 +222,8 @@ class Service:
         if end is not None and end.activation != self.activations:
             return False
         self.result = Result.SUCCESS
-        if who[0] != self.main_pid:
-            self._set_main(*who)
+        if who[0] != self.main.pid:
+            self.main.become(*who)
         if end is not None:
             # It took the name and ended, and we heard of its end first.
             end.activation = 0
@@ -258,34 +253,28 @@ class Service:
             return self._take(now, sure=True)
         if not self._doomed:
             return []
-        if self.exec_main_exit.zero:
+        if self.main.exit.zero:
             # The first process daemonized well; what it left behind may have ended badly.
             for pid, started, end in self._ends.bad(self.activations):
-                self._set_main(pid, started)
+                self.main.become(pid, started)
                 self._main_exited(end.exit, end.at, judge=False)
-        return self._fail(*reasons.ended(self.name, self.exec_main_exit), now)
+        return self._fail(*reasons.ended(self.name, self.main.exit), now)
 
     # -- processes -------------------------------------------------------------
 
     @property
     def _doomed(self) -> bool:
         """Whether an activation has reason to fail, unless its name is owned after all."""
-        return self._emptied or not self.exec_main_exit.zero
-
-    def _set_main(self, pid: int, started: Instant) -> None:
-        self.main_pid = self.exec_main_pid = pid
-        self.exec_main_start = started
-        self.exec_main_exit, self.exec_main_end = UNKNOWN_EXIT, NEVER
+        return self._emptied or not self.main.exit.zero
 
     def _main_exited(self, end: Exit, at: Instant, *, judge: bool) -> None:
-        self.main_pid = 0
-        self.exec_main_exit, self.exec_main_end = end, at
+        self.main.end(end, at)
         if judge and not end.clean and not self._closing:
             self.result = end.result
             self._count_failure(at)
 
     def _exited(self, event: ev.ProcessExited, now: Instant) -> list[Effect]:
-        main = event.pid == self.main_pid
+        main = event.pid == self.main.pid
         stopping = self.state in (State.STOP_SIGTERM, State.STOP_SIGKILL)
         served = self._kind is OwnerKind.OWN and self.state is not State.START
         judge = main and served and not stopping
@@ -297,7 +286,7 @@ class Service:
         return []
 
     def _exited_start(self, event: ev.ProcessExited, now: Instant) -> list[Effect]:
-        main = event.pid == self.main_pid
+        main = event.pid == self.main.pid
         self._exited(event, now)
         return [ev.ConfirmOwner()] if main and not event.exit.zero else []
 
@@ -308,7 +297,7 @@ class Service:
     def _note_emptied(self, event: ev.Emptied, _now: Instant) -> list[Effect]:
         self._emptied, self._all_gone = True, event.all_gone
         if self._all_gone:
-            self.main_pid = 0  # one that was not ours to reap is gone as well
+            self.main.pid = 0  # one that was not ours to reap is gone as well
         return []
 
     def _emptied_ending(self, event: ev.Emptied, now: Instant) -> list[Effect]:

@@ -141,7 +141,7 @@ class Play:
 
     @property
     def exec_main(self) -> tuple[int, Exit]:
-        return self.service.exec_main_pid, self.service.exec_main_exit
+        return self.service.main.last_pid, self.service.main.exit
 
 
 def the_failure(effects: Sequence[Effect]) -> ev.FailActivation:

@@ -78,8 +78,8 @@ def test_crash_after_the_name_counts_though_it_was_seen_before_the_name() -> Non
     at = play.now
     assert play.do(took()) == [ev.CancelTimer(), completed("first")]
     assert play.end == (State.RUNNING, Result.SIGNAL, 1)
-    assert (play.service.main_pid, play.exec_main) == (0, (10, SEGV))
-    assert play.service.exec_main_end == at
+    assert (play.service.main.pid, play.exec_main) == (0, (10, SEGV))
+    assert play.service.main.ended == at
 
 
 def test_owner_is_known_by_its_start_too_since_pids_come_again() -> None:
@@ -87,7 +87,7 @@ def test_owner_is_known_by_its_start_too_since_pids_come_again() -> None:
     play.do(ended(11, SEGV))
     again = ev.NameAcquired(":1.11", 11, OwnerKind.OWN, born(500), current=True)
     play.do(again)
-    assert (play.service.main_pid, play.service.exec_main_start) == (11, born(500))
+    assert (play.service.main.pid, play.service.main.started) == (11, born(500))
     assert play.end == (State.RUNNING, Result.SUCCESS, 0)
 
 
@@ -95,7 +95,7 @@ def test_first_process_with_a_bad_status_counts_for_nothing_if_its_daemon_took_t
     play = starting()
     play.do(ended(10, EXIT_3), took(12), owned_by(12))
     assert play.end == (State.RUNNING, Result.SUCCESS, 0)
-    assert play.service.main_pid == 12
+    assert play.service.main.pid == 12
 
 
 def test_newest_answer_decides_since_older_ones_are_from_before_the_death() -> None:
@@ -215,7 +215,7 @@ def test_owner_from_before_the_start_serves_nobody(taken: Event) -> None:
     assert play.do(taken) == ASK
     assert play.do(LOST) == []
     assert play.do(NOBODY) == []
-    assert (play.state, play.service.owner, play.service.main_pid) == (State.START, "", 10)
+    assert (play.state, play.service.owner, play.service.main.pid) == (State.START, "", 10)
     play.do(ended(10, EXIT_3))
     assert the_failure(play.do(NOBODY)).tokens == ("first",)
 
@@ -229,7 +229,7 @@ def test_owner_who_may_be_from_before_the_start_serves_when_an_answer_confirms_i
     assert play.do(ev.OwnerConfirmed(taken.owner)) == [ev.CancelTimer(), completed("first")]
     external = taken.kind is OwnerKind.FOREIGN
     assert play.state is (State.EXTERNAL if external else State.RUNNING)
-    assert play.service.main_pid == (9 if taken.pid == 9 else 10)
+    assert play.service.main.pid == (9 if taken.pid == 9 else 10)
 
 
 def test_each_owner_who_may_be_from_before_the_start_is_asked_about() -> None:
@@ -285,7 +285,7 @@ def test_request_while_owned_is_one_after_the_loss_that_is_on_its_way(state: Sta
 def test_leftover_that_had_the_name_before_the_start_serves_nobody() -> None:
     play = lingering()
     play.do(SECOND_REQUEST, spawned(11), took(10, current=False), LOST, NOBODY)
-    assert (play.state, play.service.main_pid) == (State.START, 11)
+    assert (play.state, play.service.main.pid) == (State.START, 11)
     assert play.do(took(11)) == [ev.CancelTimer(), completed("second")]
 
 
@@ -329,7 +329,7 @@ def test_owner_that_ended_before_the_start_is_not_taken_for_the_new_ones() -> No
     play = Play(FIRST, spawned(), STOP, SECOND_REQUEST, ended(10, TERM), ALL_GONE, spawned(11))
     for event in (took(10), LOST, took(10), LOST):
         assert play.do(event) == []
-        assert (play.state, play.service.main_pid) == (State.START, 11)
+        assert (play.state, play.service.main.pid) == (State.START, 11)
     assert play.do(took(11)) == [ev.CancelTimer(), completed("second")]
 
 
@@ -337,7 +337,7 @@ def test_owner_that_is_only_told_at_rest_changes_nothing() -> None:
     play = starting()
     play.do(fires(Timer.ACTIVATION), ended(10, TERM), ALL_GONE)
     assert play.do(took()) == []
-    assert (*play.end, play.service.main_pid) == (State.FAILED, Result.TIMEOUT, 1, 0)
+    assert (*play.end, play.service.main.pid) == (State.FAILED, Result.TIMEOUT, 1, 0)
     assert play.do(LOST) == []
     assert (*play.end, play.service.owner) == (State.FAILED, Result.TIMEOUT, 1, "")
 
@@ -348,7 +348,7 @@ def test_memory_of_ends_is_bounded() -> None:
     for pid in range(100, 100 + RECENT + 1):
         play.do(ended(pid, SEGV))
     play.do(took(100))
-    assert play.service.main_pid == 100  # forgotten, so it is taken for alive
+    assert play.service.main.pid == 100  # forgotten, so it is taken for alive
     play.do(took(101))
-    assert play.service.main_pid == 0
+    assert play.service.main.pid == 0
     assert play.end == (State.RUNNING, Result.SIGNAL, 1)

@@ -70,7 +70,7 @@ def test_exit_status_of_the_process_is_a_reason() -> None:
     assert isinstance(the_error(effects), SpawnChildExited)
     assert str(the_error(effects)) == f"Process {NAME} exited with status 3"
     assert play.end == (State.FAILED, Result.EXIT_CODE, 1)
-    assert (play.service.main_pid, play.exec_main) == (0, (10, EXIT_3))
+    assert (play.service.main.pid, play.exec_main) == (0, (10, EXIT_3))
 
 
 def test_process_that_exits_with_a_status_is_a_reason_before_the_others_have_gone() -> None:
@@ -107,10 +107,10 @@ def test_clean_signal_is_a_reason_too_before_the_name_is_owned(end: Exit) -> Non
 def test_exit_with_0_is_no_reason_since_it_may_have_daemonized() -> None:
     play = starting()
     assert play.do(ended(10, EXIT_0)) == []
-    assert (play.state, play.service.main_pid, play.exec_main) == (State.START, 0, (10, EXIT_0))
+    assert (play.state, play.service.main.pid, play.exec_main) == (State.START, 0, (10, EXIT_0))
     assert play.do(took(12)) == [ev.CancelTimer(), completed("first")]
-    assert (play.state, play.service.main_pid) == (State.RUNNING, 12)
-    assert (play.exec_main, play.service.exec_main_start) == ((12, UNKNOWN_EXIT), born(12))
+    assert (play.state, play.service.main.pid) == (State.RUNNING, 12)
+    assert (play.exec_main, play.service.main.started) == ((12, UNKNOWN_EXIT), born(12))
 
 
 def test_exit_with_0_of_all_without_the_name_is_a_protocol_failure() -> None:
@@ -133,8 +133,8 @@ def test_daemon_that_crashes_before_the_name_decides_the_activation() -> None:
     assert isinstance(the_error(effects), SpawnChildSignaled)
     assert str(the_error(effects)) == f"Process {NAME} received signal 11"
     assert play.end == (State.FAILED, Result.SIGNAL, 1)
-    assert (play.service.main_pid, play.exec_main) == (0, (11, SEGV))
-    assert (play.service.exec_main_start, play.service.exec_main_end) == (born(11), at)
+    assert (play.service.main.pid, play.exec_main) == (0, (11, SEGV))
+    assert (play.service.main.started, play.service.main.ended) == (born(11), at)
 
 
 def test_crash_is_not_hidden_by_a_helper_that_ends_well_after_it() -> None:
@@ -183,7 +183,7 @@ def test_program_that_cannot_be_started_is_a_reason() -> None:
     effects = play.do(event)
     assert effects == [ev.CancelTimer(), ev.FailActivation(("first",), event.error)]
     assert play.end == (State.FAILED, Result.EXEC_FAILED, 1)
-    assert (play.service.main_pid, play.service.stoppable) == (0, False)
+    assert (play.service.main.pid, play.service.stoppable) == (0, False)
 
 
 def test_everyone_who_waits_hears_the_reason() -> None:
@@ -226,7 +226,7 @@ def test_stop_is_complete_when_the_last_process_has_gone(state: State) -> None:
     assert play.do(STOP) == []  # who asks again waits for the same end
     assert play.do(ended(10, TERM), OLDER_LEFT) == []
     assert play.do(ALL_GONE) == STOPPED
-    assert play.service.main_pid == 0
+    assert play.service.main.pid == 0
 
 
 def test_stop_of_a_running_service_is_no_failure_however_it_ends() -> None:
@@ -324,7 +324,7 @@ def test_request_while_lingering_starts_anew_beside_the_old_process() -> None:
     play = lingering()
     assert play.do(SECOND_REQUEST) == SPAWN
     play.do(spawned(11))
-    assert play.service.main_pid == 11
+    assert play.service.main.pid == 11
 
 
 def beside_leftover() -> Play:
@@ -364,10 +364,10 @@ def test_leftover_that_outlives_a_refused_start_goes_on_lingering() -> None:
     play = lingering()
     play.do(SECOND_REQUEST, refused())
     assert (play.state, play.service.result) == (State.LINGERING, Result.EXEC_FAILED)
-    assert play.service.main_pid == 10
+    assert play.service.main.pid == 10
     # It may even take the name again.
     play.do(took())
-    assert (play.state, play.service.main_pid) == (State.RUNNING, 10)
+    assert (play.state, play.service.main.pid) == (State.RUNNING, 10)
     play.do(ended(10, EXIT_0), ALL_GONE, LOST)
     assert play.end == (State.DEAD, Result.SUCCESS, 1)
 
@@ -375,11 +375,11 @@ def test_leftover_that_outlives_a_refused_start_goes_on_lingering() -> None:
 def test_leftover_that_takes_the_name_again_serves_who_waits() -> None:
     play = beside_leftover()
     assert play.do(took(10)) == [ev.CancelTimer(), completed("second")]
-    assert play.service.main_pid == 10
+    assert play.service.main.pid == 10
     # The new process finds the name taken: that is its right.
     play.do(ended(11, EXIT_3), OLDER_LEFT)
     assert play.end == (State.RUNNING, Result.SUCCESS, 0)
-    assert play.service.main_pid == 10
+    assert play.service.main.pid == 10
 
 
 def test_failed_activation_is_ended_together_with_leftovers() -> None:

@@ -65,8 +65,8 @@ def test_stage_directions_lead_to_the_states_they_name(state: State) -> None:
 def test_new_service_is_dead_and_has_nothing_to_show() -> None:
     service = Play().service
     assert (service.state, service.result, service.owner) == (State.DEAD, Result.SUCCESS, "")
-    assert (service.main_pid, service.exec_main_pid, service.exec_main_exit) == (0, 0, UNKNOWN_EXIT)
-    assert (service.exec_main_start, service.exec_main_end) == (NEVER, NEVER)
+    assert (service.main.pid, service.main.last_pid, service.main.exit) == (0, 0, UNKNOWN_EXIT)
+    assert (service.main.started, service.main.ended) == (NEVER, NEVER)
     assert (service.changes.state, service.activations, service.failures) == (NEVER, 0, 0)
     assert service.activation_usec == 0
     assert not service.stoppable
@@ -81,10 +81,10 @@ def test_request_arms_the_timer_before_it_spawns() -> None:
 
 def test_start_completes_when_the_name_is_owned() -> None:
     play = starting()
-    assert (play.service.main_pid, play.service.exec_main_start) == (10, born(10))
+    assert (play.service.main.pid, play.service.main.started) == (10, born(10))
     assert play.do(took()) == [ev.CancelTimer(), completed("first")]
     assert play.end == (State.RUNNING, Result.SUCCESS, 0)
-    assert (play.service.owner, play.service.main_pid) == (":1.10", 10)
+    assert (play.service.owner, play.service.main.pid) == (":1.10", 10)
 
 
 def test_activation_time_is_from_request_to_name() -> None:
@@ -112,7 +112,7 @@ def test_times_of_the_main_process_are_its_own() -> None:
     play.do(ended(10, EXIT_0))
     end = play.now
     play.do(ALL_GONE, LOST)
-    assert (play.service.exec_main_start, play.service.exec_main_end) == (born(10), end)
+    assert (play.service.main.started, play.service.main.ended) == (born(10), end)
 
 
 def test_activations_are_counted_refused_ones_too() -> None:
@@ -124,21 +124,21 @@ def test_activations_are_counted_refused_ones_too() -> None:
 def test_owning_process_becomes_the_main_one() -> None:
     play = starting()
     play.do(took(12))
-    assert (play.service.main_pid, play.exec_main) == (12, (12, UNKNOWN_EXIT))
-    assert play.service.exec_main_start == born(12)
+    assert (play.service.main.pid, play.exec_main) == (12, (12, UNKNOWN_EXIT))
+    assert play.service.main.started == born(12)
 
 
 def test_main_process_stays_when_the_owner_is_not_of_the_service() -> None:
     for taken in (TAKEN_BY_FOREIGN, TAKEN_BY_OTHER):
         play = starting()
         play.do(*served(taken))
-        assert play.service.main_pid == 10
+        assert play.service.main.pid == 10
 
 
 def test_name_may_go_from_process_to_process_without_a_loss() -> None:
     play = running()
     assert play.do(took(11)) == []
-    assert (play.state, play.service.owner, play.service.main_pid) == (State.RUNNING, ":1.11", 11)
+    assert (play.state, play.service.owner, play.service.main.pid) == (State.RUNNING, ":1.11", 11)
     # The predecessor is an ordinary process now; its end is nobody's failure.
     play.do(ended(10, SEGV))
     assert play.end == (State.RUNNING, Result.SUCCESS, 0)
@@ -156,7 +156,7 @@ def test_new_owner_makes_up_for_the_predecessors_end() -> None:
 def test_service_runs_until_the_name_is_lost_though_its_last_process_has_gone() -> None:
     play = running()
     assert play.do(ended(10, EXIT_0), ALL_GONE) == []
-    assert (play.state, play.service.main_pid) == (State.RUNNING, 0)
+    assert (play.state, play.service.main.pid) == (State.RUNNING, 0)
     play.do(LOST)
     assert (play.state, play.service.owner) == (State.DEAD, "")
 
@@ -164,11 +164,11 @@ def test_service_runs_until_the_name_is_lost_though_its_last_process_has_gone() 
 def test_service_lingers_until_its_last_process_has_gone_though_the_name_is_lost() -> None:
     play = running()
     assert play.do(LOST) == []
-    assert (play.state, play.service.owner, play.service.main_pid) == (State.LINGERING, "", 10)
+    assert (play.state, play.service.owner, play.service.main.pid) == (State.LINGERING, "", 10)
     play.do(ended(10, EXIT_0))
     assert play.state is State.LINGERING  # until it is sure that there is no other one
     play.do(ALL_GONE)
-    assert (play.state, play.service.main_pid) == (State.DEAD, 0)
+    assert (play.state, play.service.main.pid) == (State.DEAD, 0)
 
 
 def test_lingering_waits_for_processes_of_older_activations_too() -> None:
@@ -182,7 +182,7 @@ def test_lingering_waits_for_processes_of_older_activations_too() -> None:
 def test_lingering_process_may_take_the_name_again() -> None:
     play = lingering()
     assert play.do(took()) == []
-    assert (play.state, play.service.owner, play.service.main_pid) == (State.RUNNING, ":1.10", 10)
+    assert (play.state, play.service.owner, play.service.main.pid) == (State.RUNNING, ":1.10", 10)
 
 
 def test_foreign_process_may_take_the_name_at_any_time_at_rest() -> None:
@@ -190,7 +190,7 @@ def test_foreign_process_may_take_the_name_at_any_time_at_rest() -> None:
         play = in_state(rest)
         assert play.do(TAKEN_BY_FOREIGN) == []
         assert (play.state, play.service.result) == (State.EXTERNAL, Result.SUCCESS)
-        assert (play.service.owner, play.service.main_pid) == (":1.99", 0)
+        assert (play.service.owner, play.service.main.pid) == (":1.99", 0)
         play.do(LOST)
         assert (play.state, play.service.owner) == (State.DEAD, "")
 
@@ -217,7 +217,7 @@ def test_grandchild_that_its_own_parent_reaped_is_forgotten_with_the_others() ->
     """Its end is never told, so it would be shown as the main process for ever."""
     play = starting()
     play.do(took(12), ended(10, EXIT_0), ALL_GONE)
-    assert (play.service.main_pid, play.exec_main) == (0, (12, UNKNOWN_EXIT))
+    assert (play.service.main.pid, play.exec_main) == (0, (12, UNKNOWN_EXIT))
     play.do(LOST)
     assert play.end == (State.DEAD, Result.SUCCESS, 0)
 
@@ -226,14 +226,14 @@ def test_grandchild_that_takes_the_name_again_was_not_started_again() -> None:
     """Its start is on no record but computed each time, never twice quite the same."""
     play = starting()
     play.do(took(12), LOST, ev.NameAcquired(":1.13", 12, OwnerKind.OWN, born(700), current=True))
-    assert (play.service.main_pid, play.service.exec_main_start) == (12, born(12))
+    assert (play.service.main.pid, play.service.main.started) == (12, born(12))
 
 
 def test_grandchild_that_is_known_as_owner_only_after_all_have_gone_is_no_main_process() -> None:
     play = starting()
     play.do(ended(10, EXIT_0), ALL_GONE, took(12))
     play.do(LOST)
-    assert (play.state, play.service.main_pid) == (State.DEAD, 0)
+    assert (play.state, play.service.main.pid) == (State.DEAD, 0)
 
 
 def test_owner_is_forgotten_when_its_loss_is_told_only_after_the_next_start() -> None:
@@ -407,7 +407,7 @@ def test_end_is_the_same_however_bus_and_kernel_mix(story: Story, policy: Policy
         play = tell(story, turns=turns, policy=policy)
         assert play.end == story.end, turns
         assert play.exec_main == story.exec_main, turns
-        assert play.service.main_pid == 0, turns
+        assert play.service.main.pid == 0, turns
         told = [each for each in play.effects if isinstance(each, ev.CompleteActivation)]
         assert [each.tokens for each in told] == [("first",)] * story.served, turns
         failures = [each for each in play.effects if isinstance(each, ev.FailActivation)]

@@ -234,7 +234,7 @@ class Life(World):
         if state in REST:
             assert not self.present()
             assert not self.service.stoppable
-            assert self.service.main_pid == 0
+            assert self.service.main.pid == 0
             assert (state is State.DEAD) == (self.service.result is Result.SUCCESS)
         elif state is State.LINGERING or state in STOPPING:
             assert self.present(), "it waits for the end of what has ended"
@@ -250,7 +250,7 @@ class Life(World):
     @invariant()
     def main_process_is_not_one_that_was_reaped(self) -> None:
         """One that its own parent reaps is missed only when all have gone."""
-        newest = [each for each in self.procs if each.pid == self.service.main_pid][-1:]
+        newest = [each for each in self.procs if each.pid == self.service.main.pid][-1:]
         assert not any(each.told for each in newest)
 
     @invariant()

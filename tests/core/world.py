@@ -287,7 +287,7 @@ class World(RuleBasedStateMachine):
             assert all(end == Exit(1, 0) for end in ends), "exit 0 hides a worse end"
             assert not [p for p in self.present() if p.activation == self.activation]
         else:
-            assert self.service.exec_main_exit.status == int(number[1])
+            assert self.service.main.exit.status == int(number[1])
 
     def signalled(self, number: int) -> None:
         """SIGTERM may be ignored; SIGKILL is not, though a fork may escape it."""
@@ -315,7 +315,7 @@ class World(RuleBasedStateMachine):
         holders += [owner for owner in (self.owner, self.told_owner) if owner]
         used |= {each.who.pid for each in holders if isinstance(each.who, Proc)}
         # And one that ended unseen is thought to live until all are gone.
-        used.add(self.service.main_pid)
+        used.add(self.service.main.pid)
         return next(pid for pid in range(2, 1000) if pid not in used)
 
     def end(self, proc: Proc, end: Exit, *, silently: bool) -> None:

@@ -93,8 +93,13 @@ def test_what_the_service_leaves_is_named(newcomer: Newcomer) -> None:
         r"With `(subprocess\.Popen\(.*\))` in `main`", (ROOT / "README.md").read_text()
     )
     assert leak
+    seconds = str(1_000_000 + os.getpid())  # nobody else's
+    leaving = leak[1].replace("1000", seconds)
+    # It is no leak before setsid has ended, and not called sleep before that was executed.
+    look = f'subprocess.run(["pgrep", "-xf", "sleep {seconds}"], stdout=subprocess.DEVNULL)'
+    left = f"    {leaving}.wait()\n    while {look}.returncode:\n        pass\n"
     greeter = block("python", "class Greeter").replace(
-        "async def main():\n", f"async def main():\n    {leak[1]}\n"
+        "async def main():\n", f"async def main():\n{left}"
     )
     # And it daemonizes, which a test's own children would not be found through.
     daemonize = "import os, subprocess\nif os.fork(): os._exit(0)\nos.setsid()\n"
@@ -105,8 +110,8 @@ def test_what_the_service_leaves_is_named(newcomer: Newcomer) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 passed, 1 error" in done.stdout
     assert re.search(
-        r"^1 process outlived its service:\n"
-        r"  org\.example\.Greeter  pid \d+ \(adopted\)  sleep 1000   age \d\.\ds$",
+        r"^1 process outlived its service:\n  org\.example\.Greeter"
+        rf"  pid \d+ \(adopted\)  sleep {seconds}   age \d\.\ds$",
         done.stdout,
         re.MULTILINE,
     )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 TEST = "org.activation.Test"
 NOBODY = 65534
+# What a test has started. One that fails may not come to its end.
+_started: list[subprocess.Popen[Any]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,9 @@ class Installation:
         """Start a program as the user."""
         if self.uid is not None:
             options |= {"user": self.uid, "group": self.uid, "extra_groups": []}
-        return subprocess.Popen([str(each) for each in argv], **options)
+        process = subprocess.Popen([str(each) for each in argv], **options)
+        _started.append(process)
+        return process
 
     def run(self, argv: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a program as the user, to its end, with its output as text."""
@@ -378,6 +382,15 @@ def is_readable(fd: int, timeout: float) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(timeout * 1000))
+
+
+def end_started() -> None:
+    """End what a test has left running; a broker's guardian ends all that is below it."""
+    for process in _started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    _started.clear()
 
 
 def short_directory(user: Installation) -> Path:

@@ -114,6 +114,7 @@ def place(engine: str, user: Installation, c_service: Path) -> Iterator[Place]:
     """An empty directory for one test's descriptors."""
     path = buses.short_directory(user)
     yield Place(path, user, c_service, engine)
+    buses.end_started()
     buses.remove(path)
 
 

@@ -83,7 +83,7 @@ def test_the_broker_may_be_the_first_process_of_a_container(child: str) -> None:
 
 def test_sigterm_ends_stopped_processes(child: str) -> None:
     value = run(signalling.stopped, child)
-    assert sorted(value["states"]) == ["S", "T", "T"]
+    assert [state == "T" for state in sorted(value["states"])] == [False, True, True]
     assert value["sent"] == [2, 1]
     ends = [(each.code, each.status) for each in events_of(value["events"]) if each.code]
     assert ends == [(CLD_KILLED, signal.SIGTERM)] * 3

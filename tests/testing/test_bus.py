@@ -249,8 +249,9 @@ def test_a_service_that_daemonizes(bus: Bus) -> None:
 def test_a_service_that_daemonizes_with_its_name(bus: Bus) -> None:
     service = bus.add_faulty(NAME, forks_late=True)
     bus.start(NAME)
-    while service.pid is not None:
+    while sum(isinstance(each, ProcessExited) for each in bus.events) < 2:
         assert bus.wait(None)
+    assert service.pid is None
     # The process that took the name has gone, and who has its connection cannot be told.
     assert service.sub_state == "running"
     (live,) = [each for each in service.processes if each.running]

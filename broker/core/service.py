@@ -26,7 +26,8 @@ The rules, which the table below only spells out:
       before. Only the newest answer can say that it was not.
 4.  What a failed activation leaves running is ended: SIGTERM, then SIGKILL
     after the stop timeout. A service that gave its name up may take its time
-    (``lingering``); it is ended only when asked for.
+    (``lingering``); it is ended only when asked for. A stop is complete with the last
+    process: the bus may still have to say that the name is free, and is not waited for.
 5.  A request while the service is being ended waits, and starts it anew
     afterwards. Only the processes of the newest activation count for rule 2.
 6.  Failures are: an activation that failed (being stopped is none), and a main

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import pwd
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 from broker.config import Output
@@ -19,6 +20,7 @@ from broker.core.clock import Instant
 from broker.core.events import Effect, Event, OwnerKind, Timer, Token
 from broker.core.exits import Result
 from broker.core.printable import quoted
+from broker.deadline import Deadline
 from broker.errors import NotCaptured, Outcome, ServiceUnknown, SpawnFileInvalid
 from broker.process import clock, procfs
 from broker.process.capture import Capture
@@ -311,7 +313,24 @@ class Activator:
             Timer.STOP: self._limits.stop_timeout,
             Timer.KILL: KILL_PERIOD,
         }[timer]
-        unit.timer = self._loop.call_later(delay, self._fire, unit, timer)
+        # SIGKILL once more is no verdict.
+        ask = None if timer is Timer.KILL else partial(self._ask_first, unit, timer)
+        unit.timer = Deadline(self._loop, delay, ask, partial(self._fire, unit, timer))
+
+    def _ask_first(self, unit: Unit, timer: Timer, answered: Callable[[], None]) -> None:
+        deadline = unit.timer
+
+        def on_answer(owner: str) -> None:
+            if unit.timer is not deadline:
+                return
+            if owner and timer is Timer.ACTIVATION:
+                # The service has still a question of its own about that owner, or the
+                # loss of the name is on its way: both come before the next answer.
+                self._ask_first(unit, timer, answered)
+            else:
+                answered()
+
+        self._events.confirm_owner(unit.service.name, on_answer)
 
     def _disarm(self, unit: Unit) -> None:
         if unit.timer is not None:

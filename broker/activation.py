@@ -123,22 +123,26 @@ class Activator:
         if not processes.of_activation(unit.activation):
             self.handle(unit, ev.Emptied(all_gone=not processes.of_service(name)))
 
-    def name_acquired(self, name: str, owner: str, pid: int, heard: float) -> None:
+    def name_acquired(self, name: str, owner: str, pid: int | None, heard: float) -> None:
         """A connection took the name; see ``NameEvents``."""
         unit = self.units.get(name)
         if unit is None:
             return
-        if pid:
-            service, activation, started = self._who(pid)
-        else:
+        service: str | None
+        if pid is None:
             # asyncio's clock is the monotonic one (loop.time), in seconds.
             service, activation, started = name, unit.activation, Instant(0, int(heard * 1e6))
+        elif pid:
+            service, activation, started = self._who(pid)
+        else:
+            # All that we start is in our PID namespace or in one below it.
+            service, activation, started = None, 0, clock.now()
         if service == name:
             kind = OwnerKind.OWN
         else:
             kind = OwnerKind.FOREIGN if service is None else OwnerKind.OTHER
         current = kind is OwnerKind.OWN and activation == unit.activation
-        self.handle(unit, ev.NameAcquired(owner, pid, kind, started, current))
+        self.handle(unit, ev.NameAcquired(owner, pid or 0, kind, started, current))
 
     def _who(self, pid: int) -> tuple[str | None, int, Instant]:
         """The service and activation of a process that took a name, and when it was started."""

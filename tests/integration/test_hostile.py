@@ -12,7 +12,7 @@ import pytest
 from broker.bus import address
 from broker.bus.codec import SMALL, Message, MessageFlag, MessageType
 from broker.bus.connection import Connection
-from broker.bus.names import DRIVER
+from broker.bus.driver import DRIVER
 from broker.bus.objects import UNDER_WAY
 from broker.client import BUS_NAME, MANAGER, ROOT, Client
 from broker.control import MAX_WAITING

@@ -245,6 +245,8 @@ class Daemon:
             listed = [name for name, unit in self.units.items() if unit.listed]
             await self._on_bus.names.watch(self.units.keys())
             await self._engine.set_names(listed)
+            # Of a new name that is owned already, its owner is known when this returns.
+            await self._on_bus.heard(VERDICT_TIMEOUT)
 
     # -- events of the bus -----------------------------------------------------
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # In seconds: so long a call waits for what the bus said of names before it. Their queue is
-# longer only while somebody floods it; then calls do not wait for its end.
+# longer only while somebody floods it; then calls go ahead until its end is reached.
 NAMES_TIMEOUT: Final = 0.25
 # And so long a verdict on all processes, which is wrong where it missed a name.
 VERDICT_TIMEOUT: Final = 1.0
@@ -52,6 +52,7 @@ class Presence:
         self.publisher: Publisher | None = None
         self._control = control
         self._machine_id = machine_id
+        self._late: asyncio.Future[None] | None = None
         self._watching = LastingConnection("names", self.names.resume)
         self._serving = LastingConnection("our objects", self._take_place)
 
@@ -121,7 +122,11 @@ class Presence:
 
     async def _hear_names(self) -> None:
         """What a caller did to a name before it called is on its way on the other connection."""
-        await self.heard(NAMES_TIMEOUT)
+        if self._late is not None and not self._late.done():
+            return
+        synced = self.names.synced()
+        await asyncio.wait([synced], timeout=NAMES_TIMEOUT)
+        self._late = synced
 
     async def heard(self, seconds: float) -> None:
         """Return when all is known that the bus has said of names, or the time is up."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from broker.bus import peek, wire
 from broker.bus.codec import MessageType, of_bus
 from broker.bus.driver import DRIVER, DRIVER_PATH, NAME_HAS_NO_OWNER
+from broker.bus.flips import PERIOD, Flips
 from broker.errors import Disconnected, Outcome, RemoteError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 
     from broker.bus.codec import Message
     from broker.bus.connection import Connection
@@ -81,6 +83,10 @@ class NameWatch:
         # Asks what a connection that was lost left without an answer.
         self._unanswered: list[Callable[[], None]] = []
         self._next_sync: asyncio.Future[None] | None = None
+        self._flips = Flips()
+        # Names that are not followed for a while, since somebody flips them.
+        self._muted: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # -- the set of names --------------------------------------------------------
 
@@ -96,14 +102,8 @@ class NameWatch:
         for name in self._names.difference(names):
             self.forget(name)
         self._names = set(names)
-        self._in_frames = {name.encode() for name in names}
-        if self._connection is None:
-            return
-        try:
-            await self._set_rules(self._connection)
-        except Disconnected:
-            return
-        self._note_owners(new)
+        self._in_frames = {name.encode() for name in self._names - self._muted}
+        await self._change_rules(new)
 
     async def resume(self, connection: Connection) -> None:
         """Go on with a new connection.
@@ -130,6 +130,7 @@ class NameWatch:
         """Follow a name no longer; if it is watched again, its owner is asked for anew."""
         self._names.discard(name)
         self._in_frames.discard(name.encode())
+        self._muted.discard(name)
         self._owners.pop(name, None)
 
     async def _set_rules(self, connection: Connection) -> None:
@@ -149,7 +150,7 @@ class NameWatch:
     def _wanted_rules(self) -> set[str]:
         # Unique names begin with a colon, so no client that comes or goes wakes us.
         if len(self._names) <= self._max_rules:
-            return {_rule("arg0", name) for name in self._names}
+            return {_rule("arg0", name) for name in self._names - self._muted}
         return {_rule("arg0namespace", name.partition(".")[0]) for name in self._names}
 
     def _note_owners(self, names: Iterable[str]) -> None:
@@ -160,6 +161,37 @@ class NameWatch:
                 lost=lambda: None,  # the next connection asks for all
             )
 
+    # -- names that are flipped ------------------------------------------------------
+
+    def _mute(self, name: bytes) -> None:
+        """Follow a name no more for a while, and see then who owns it.
+
+        dbus-broker takes in more changes than it passes on to one client: the queue would
+        grow, and the other names' changes come seconds late.
+        """
+        self._in_frames.discard(name)
+        text = name.decode()
+        self._muted.add(text)
+        self._start(self._change_rules([]))
+        asyncio.get_running_loop().call_later(PERIOD, self._unmute, text)
+
+    def _unmute(self, name: str) -> None:
+        if name in self._muted:
+            self._muted.discard(name)
+            self._in_frames.add(name.encode())
+            self._start(self._change_rules([name]))
+
+    async def _change_rules(self, new: Collection[str]) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(Disconnected):  # the next connection does it
+                await self._set_rules(self._connection)
+                self._note_owners(new)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     # -- questions -----------------------------------------------------------------
 
     def ask(self, name: str, on_answer: Callable[[str], None]) -> None:
@@ -167,6 +199,7 @@ class NameWatch:
 
         def on_reply(reply: Message | Outcome) -> None:
             owner = _owner(reply)
+            self._note(name, owner)  # for one that is muted, it is news
             self._add(name, _News(lambda: on_answer(owner)))
 
         self._request(
@@ -223,18 +256,21 @@ class NameWatch:
     # -- what the bus says -----------------------------------------------------------
 
     def sift(self, frames: Iterable[bytes]) -> Iterator[bytes]:
-        """Drop what does not concern us, and join the changes of a name that is flipped.
+        """Drop what does not concern us, and join the changes of one name.
 
         Changes of different names are independent, and only an answer says how far the
         bus had come: so those of one name may be joined up to the next answer.
         """
         changes: dict[bytes, list[bytes]] = {}
         refusals = 0
+        now = asyncio.get_running_loop().time()
         for frame in frames:
             kind = peek.kind(frame)
             if kind == wire.SIGNAL:
                 name = peek.first_string(frame)
                 if name in self._in_frames and _is_change(frame):
+                    if self._flips.too_many(name, now):
+                        self._mute(name)
                     kept = changes.setdefault(name, [])
                     del kept[_CHANGES - 1 :]
                     kept.append(frame)

@@ -494,6 +494,35 @@ async def test_a_new_connection_may_be_lost_as_well(
     watcher.connection.close()
 
 
+async def test_a_name_that_is_flipped_is_looked_at_once_a_second(
+    watcher: Watcher, owner: Callable[[], Owner]
+) -> None:
+    """The others are told as they change; a question tells of this one, too."""
+    await watcher.watch.watch([NAME, OTHER])
+    one, other = owner(), owner()
+    for _ in range(2000):
+        one.take(NAME)
+        one.give(NAME)
+    await watcher.settle()
+    assert 0 < len(watcher.told) < 2000
+    watcher.told.clear()
+    other.take(NAME)
+    other.take(OTHER)
+    await watcher.told.until_length(1)
+    assert watcher.told == [(OTHER, other.unique_name, PID)]
+    watcher.watch.ask(NAME, lambda owner: watcher.told.append(("answer", owner)))
+    await watcher.told.until_length(3)
+    name = other.unique_name
+    assert watcher.told[1:] == [(NAME, name, PID), ("answer", name)]
+    one.take(NAME)  # is next in line
+    other.give(NAME)
+    await watcher.told.until_length(4)
+    assert watcher.told[3:] == [(NAME, one.unique_name, PID)]
+    one.give(NAME)
+    await watcher.told.until_length(5)
+    assert watcher.told[4:] == [(NAME, "")]
+
+
 async def test_many_names_have_one_rule_for_all_that_begin_alike(
     watcher: Watcher, owner: Callable[[], Owner]
 ) -> None:

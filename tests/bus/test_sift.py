@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from broker.bus import peek, wire
 from broker.bus.driver import DRIVER
+from broker.bus.flips import Flips
 from broker.bus.names import NameWatch
 
 if TYPE_CHECKING:
@@ -20,10 +21,15 @@ NAME: Final = "org.example.Name"
 OTHER: Final = "org.example.Other"
 
 
-def watching(*names: str) -> NameWatch:
-    watch = NameWatch(cast("NameEvents", None), max_rules=10)  # nothing is told here
-    asyncio.run(watch.watch(names))
-    return watch
+def sifted(names: list[str], frames: list[bytes]) -> list[bytes]:
+    """What a watch over names would decode."""
+
+    async def sift() -> list[bytes]:
+        watch = NameWatch(cast("NameEvents", None), max_rules=10)  # nothing is told here
+        await watch.watch(names)
+        return list(watch.sift(frames))
+
+    return asyncio.run(sift())
 
 
 def change(name: str, owner: str, **fields: Any) -> bytes:
@@ -35,7 +41,7 @@ def test_a_name_that_is_flipped_is_told_with_its_first_changes_and_its_last() ->
     """Also where two are flipped in turn; an answer says how far the bus had come."""
     flips = [change(name, f":1.{i}") for i in range(100) for name in (NAME, OTHER)]
     answer = wire.encode(wire.RETURN, 1, reply_serial=1)
-    told = list(watching(NAME, OTHER).sift([*flips, answer, *flips]))
+    told = sifted([NAME, OTHER], [*flips, answer, *flips])
     for name in (NAME, OTHER):
         mine = [change(name, f":1.{i}") for i in (*range(7), 99)]
         assert [each for each in told if each in mine or each == answer] == [*mine, answer, *mine]
@@ -50,12 +56,23 @@ def test_a_watch_decodes_nothing_that_does_not_concern_it() -> None:
         change(NAME, ":1.1", member="NameLost"),
         wire.encode(wire.SIGNAL, 1, path="/", member="NameOwnerChanged", sender=DRIVER),
     ]
-    assert list(watching(NAME).sift(others)) == []
+    assert sifted([NAME], others) == []
 
 
 def test_a_watch_refuses_no_flood_of_calls() -> None:
     calls = [wire.encode(wire.CALL, 1, path="/", member="X", sender=":1.66")] * 1000
-    assert len(list(watching(NAME).sift(calls))) == 16
+    assert len(sifted([NAME], calls)) == 16
+
+
+def test_a_flood_is_many_changes_of_one_name_in_a_second() -> None:
+    flips = Flips()
+    # Five hundred names that change ten times, or one that does it a thousand times.
+    assert not any(flips.too_many(b"%d" % (i % 500), 7.0) for i in range(5000))
+    assert not any(flips.too_many(b"slow", 8.0 + i / 20) for i in range(5000))
+    found = [flips.too_many(b"fast", 1000.0 + i / 2000) for i in range(2000)]
+    assert found == [False] * 1000 + [True] * 1000
+    assert not flips.too_many(b"other", 1000.9999)
+    assert not flips.too_many(b"fast", 1001.0)
 
 
 @pytest.mark.parametrize("order", ["l", "B"])

@@ -100,7 +100,7 @@ class NameWatch:
         """
         new = set(names) - self._names
         for name in self._names.difference(names):
-            self.forget(name)
+            self._drop(name)
         self._names = set(names)
         self._in_frames = {name.encode() for name in self._names - self._muted}
         await self._change_rules(new)
@@ -128,6 +128,10 @@ class NameWatch:
 
     def forget(self, name: str) -> None:
         """Follow a name no longer; if it is watched again, its owner is asked for anew."""
+        self._drop(name)
+        self._start(self._change_rules([]))
+
+    def _drop(self, name: str) -> None:
         self._names.discard(name)
         self._in_frames.discard(name.encode())
         self._muted.discard(name)

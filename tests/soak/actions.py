@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from random import Random
 
+    from tests.soak.attacks import Attacks
     from tests.soak.record import Record
     from tests.soak.services import Services
 
@@ -32,9 +33,16 @@ class Actor:
     """One client, which does one thing after the other."""
 
     def __init__(
-        self, where: str, client: Client, services: Services, record: Record, chance: Random
+        self,
+        where: str,
+        client: Client,
+        services: Services,
+        record: Record,
+        chance: Random,
+        attacks: Attacks,
     ) -> None:
         self._where = where
+        self._attacks = attacks
         self._client = client
         self._services = services
         self._record = record
@@ -236,6 +244,28 @@ class Actor:
                 b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n" + b"".join(map(encode, calls)),
             )
 
+    async def flip(self) -> None:
+        """Of a service's name, or of one that is nobody's."""
+        name = self._chance.choice((self._services.any(self._chance), f"{TEST}.Nobody"))
+        async with self._record.action("flip", name):
+            await self._attacks.flip(self._client.bus, name)
+
+    async def ping(self) -> None:
+        """Calls that want no answer."""
+        async with self._record.action("ping"):
+            await self._attacks.ping(self._client.bus)
+
+    async def pause(self) -> None:
+        """The broker stands still."""
+        async with self._record.action("pause"):
+            await self._attacks.pause(self._client.bus)
+
+    async def forge(self) -> None:
+        """Messages in the broker's name."""
+        async with self._record.action("forge"):
+            name = self._services.any(self._chance)
+            await self._attacks.forge(self._client.bus, self._chance, name)
+
     # -- looking ---------------------------------------------------------------
 
     async def look(self) -> None:
@@ -302,7 +332,7 @@ class Actor:
 
 
 # Mostly starts and ends; the expensive ones now and then.
-_WEIGHTS: Final[dict[Callable[[Actor], Awaitable[None]], int]] = {
+_WEIGHTS: Final[dict[Callable[[Actor], Awaitable[None]], float]] = {
     Actor.call: 20,
     Actor.call_good: 30,
     Actor.start: 15,
@@ -323,6 +353,10 @@ _WEIGHTS: Final[dict[Callable[[Actor], Awaitable[None]], int]] = {
     Actor.flood: 1,
     Actor.leave: 2,
     Actor.be_deaf: 1,
+    Actor.flip: 0.3,
+    Actor.ping: 0.3,
+    Actor.pause: 0.1,
+    Actor.forge: 0.5,
     Actor.look: 10,
     Actor.introspect: 2,
     Actor.tool: 2,

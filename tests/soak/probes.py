@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 from broker.bus import address
 from broker.bus.connection import Connection
-from broker.client import BUS_NAME
 from broker.errors import RemoteError
 from broker.process import guardian, procfs
 
@@ -101,14 +100,14 @@ class MatchRules:
         self.calls = 0
 
     @classmethod
-    async def watch(cls, client: Client, where: str) -> MatchRules:
-        """Count from now on."""
+    async def watch(cls, client: Client, where: str, broker: int) -> MatchRules:
+        """Count those of all connections of a process from now on."""
         owners = []
-        for name in (BUS_NAME, "org.freedesktop.systemd1"):
-            try:
-                owners += await client.bus.call_bus("GetNameOwner", "s", [name])
-            except RemoteError:
-                continue  # dbus-broker has no such client
+        (names,) = await client.bus.call_bus("ListNames")
+        for name in names:
+            if name.startswith(":"):
+                (pid,) = await client.bus.call_bus("GetConnectionUnixProcessID", "s", [name])
+                owners += [name] * (pid == broker)
         self = cls(await Connection.to_bus(address.connect(where)), owners)
         self._monitor.on_message = self._on_message
         rules = [

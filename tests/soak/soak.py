@@ -16,6 +16,7 @@ from broker.errors import Disconnected, RemoteError
 from broker.process import procfs
 from tests.soak import probes
 from tests.soak.actions import Actor
+from tests.soak.attacks import Attacks
 from tests.soak.ledger import Ledger, Objects
 from tests.soak.probes import MatchRules, Memory
 from tests.soak.record import ANSWER_BOUND, Record
@@ -104,7 +105,7 @@ class Soak:
 
     async def _run(self, bus: Bus) -> None:
         self._engine_pid = _engine(bus)
-        self.rules = await MatchRules.watch(bus.client, bus.address)
+        self.rules = await MatchRules.watch(bus.client, bus.address, bus.pid)
         self.ledger = Ledger(bus.client, self.record)
         await self.ledger.begin()
         (names,) = await bus.client.bus.call_bus("ListNames")
@@ -113,6 +114,10 @@ class Soak:
         before = await self._resources(bus)
         await self._rounds(bus)
         await self._settle(bus)
+        # A name that was flipped is followed again a second after that.
+        async with self.record.action("the last match rule"):
+            while self.rules.net:
+                await bus.client.bus.call_bus("GetId")
         after = await self._resources(bus)
         self._compare(before, after)
         self.rules.close()
@@ -122,7 +127,9 @@ class Soak:
 
     async def _warm_up(self, bus: Bus) -> None:
         """Every service once: whatever is made on first use is there then."""
-        actor = Actor(bus.address, bus.client, self._services, Record(), random.Random(0))  # noqa: S311
+        chance = random.Random(0)  # noqa: S311 - see _actor
+        self._attacks = Attacks(bus)
+        actor = Actor(bus.address, bus.client, self._services, Record(), chance, self._attacks)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(actor.close)
             await asyncio.gather(*(_try_start(bus.client, name) for name in self._services.names))
@@ -148,7 +155,7 @@ class Soak:
     async def _actor(self, bus: Bus, stack: AsyncExitStack, number: int) -> Actor:
         client = await stack.enter_async_context(await Client.connect(bus.address))
         chance = random.Random(f"{self._plan.seed}/{number}")  # noqa: S311 - to be repeated
-        actor = Actor(bus.address, client, self._services, self.record, chance)
+        actor = Actor(bus.address, client, self._services, self.record, chance, self._attacks)
         stack.push_async_callback(actor.close)
         return actor
 

@@ -19,6 +19,7 @@ from broker.core.clock import Instant
 from broker.core.events import Effect, Event, OwnerKind, Timer, Token
 from broker.core.exits import Result
 from broker.core.printable import quoted
+from broker.core.state import State
 from broker.errors import NotCaptured, Outcome, ServiceUnknown, SpawnFileInvalid
 from broker.process import clock, procfs
 from broker.process.capture import Capture
@@ -248,6 +249,7 @@ class Activator:
     def _spawn(self, unit: Unit) -> None:
         descriptor = unit.descriptor
         name = unit.service.name
+        serial = unit.service.activations
         try:
             if not descriptor.argv:
                 # Its Exec belongs to systemd, and there is none.
@@ -271,7 +273,9 @@ class Activator:
                     null_output=self._null_output,
                     fds=fds,
                 )
-                process = self._supervisor.spawn(program, name)
+                process = self._supervisor.spawn(
+                    program, name, lambda refused: self._refused(unit, serial, refused)
+                )
         except SpawnRefusedError as e:
             event: Event = ev.SpawnRefused(e.error, e.result)
         else:
@@ -279,6 +283,12 @@ class Activator:
             event = ev.Spawned(process.pid, process.started)
         unit.invocation_id = os.urandom(16)
         self.handle(unit, event)
+
+    def _refused(self, unit: Unit, serial: int, refused: SpawnRefusedError) -> None:
+        """The program of a process that exists already cannot be executed."""
+        # Else that start has ended by now in another way.
+        if serial == unit.service.activations and unit.service.state is State.START:
+            self.handle(unit, ev.SpawnRefused(refused.error, refused.result))
 
     def _outputs(self, unit: Unit) -> AbstractContextManager[Mapping[int, int]]:
         if self._capture is None or unit.log is None:

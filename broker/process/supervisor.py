@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from broker.core.attribution import Attribution, Origin
 from broker.core.processes import Process, Processes
-from broker.process import clock, procfs, reaper, spare
+from broker.process import clock, local, procfs, reaper, spare
 from broker.process.activations import NO_ACTIVATION, Activations
 from broker.process.guardian import Guardian
 from broker.process.killer import Killer
-from broker.process.spawn import Program, SpawnRefusedError, spawn
+from broker.process.spawn import Program, SpawnRefusedError, paths, spawn
+from broker.process.starts import Starts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -58,10 +59,12 @@ class Supervisor:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, events: ProcessEvents) -> None:
         spare.hold()
+        local.begin()
         self.processes = Processes()
         self._loop = loop
         self._events = events
         self._activations = Activations(loop)
+        self._starts = Starts(loop)
         # Activations that processes have left since it was last looked whether all have.
         self._touched: dict[int, str] = {}
         # Those of which that is being found out, and the children to look at for it.
@@ -84,8 +87,17 @@ class Supervisor:
 
     # -- starting --------------------------------------------------------------
 
-    def spawn(self, program: Program, service: str = "") -> Process:
+    def spawn(
+        self,
+        program: Program,
+        service: str = "",
+        on_refused: Callable[[SpawnRefusedError], None] = lambda refused: log.error("%s", refused),
+    ) -> Process:
         """Start a program as a new activation of a service, or of none.
+
+        Args:
+            on_refused: called later if the program's file system may not answer, and the
+                program cannot be executed after all: before its process is reaped.
 
         Raises:
             SpawnRefusedError: there is no process.
@@ -93,11 +105,14 @@ class Supervisor:
         alone = self._activations.settled
         activation = self._activations.begin()
         try:
-            pid = spawn(program)
-            if alone:
-                # We wake on the child's CPU and would do our books there before it
-                # runs; in a burst of spawns that order is the better one.
-                os.sched_yield()
+            if all(local.executes(path) for path in paths(program)):
+                pid = spawn(program)
+                if alone:
+                    # We wake on the child's CPU and would do our books there before it
+                    # runs; in a burst of spawns that order is the better one.
+                    os.sched_yield()
+            else:
+                pid = self._starts.begin(program, on_refused)
         except SpawnRefusedError:
             self._activations.withdraw(activation)
             raise
@@ -105,6 +120,10 @@ class Supervisor:
         return self._record(
             pid, activation, Origin.SPAWNED, Attribution.SPAWNED, tuple(program.argv)
         )
+
+    def is_starting(self, pid: int) -> bool:
+        """Whether a process that we started may not have executed its program yet."""
+        return self._starts.look(pid)
 
     def _record(
         self,
@@ -196,7 +215,7 @@ class Supervisor:
             # What was forked in the moment that its parent was killed.
             self._killer.chase(CHASES)
             self._killer.close()  # the loop waits for those who die
-        done = reaper.reap(self._adopt, self._on_death)
+        done = reaper.reap(self._identify, self._on_death)
         self._tell_emptied()
         if done and not self._leaving and not self._touched:
             self._next_batch.cancel()
@@ -204,6 +223,11 @@ class Supervisor:
         for predicate, waiter in self._waiters:
             if not waiter.done() and predicate():
                 waiter.set_result(None)
+
+    def _identify(self, pid: int) -> None:
+        # Why it is dead, if it says so itself, while its PID is still its own.
+        self._starts.look(pid)
+        self._adopt(pid)
 
     def _is_doomed(self, pid: int) -> bool:
         process = self.processes.get(pid)
@@ -384,6 +408,7 @@ class Supervisor:
     def close(self) -> None:
         """Leave the cgroups, and be guarded no more: when all that was started has ended."""
         self._killer.close()
+        self._starts.close()
         self._activations.close()
         spare.let_go()
         self._guardian.end()

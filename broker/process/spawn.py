@@ -155,7 +155,7 @@ def _become(program: Program, actions: list[Any], report: int) -> None:
     except OSError as e:
         os.write(report, f"{_REFUSED} {e.errno}".encode())
     except ValueError as e:
-        os.write(report, f"{_INVALID} {e}".encode())
+        os.write(report, f"{_INVALID} {e}".encode("utf-8", "backslashreplace"))
 
 
 def _ignored() -> frozenset[int]:

@@ -58,14 +58,12 @@ class Fuse:
         self.taken = threading.Event()
 
     def __enter__(self) -> Self:
-        if self._answers is not None:
-            self._thread.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._ended)
-        if self._answers is not None:
-            self._thread.join()
+        self._thread.join()
         for fd in (self.fd, self._mounted, self._end):
             os.close(fd)
 
@@ -79,6 +77,10 @@ class Fuse:
         arguments = f"{os.getpid()} {self.fd} {self._mounted} {directory}"
         return f"mkdir -p {directory}; (cd {root}; {sys.executable} -m tests.fuse {arguments})"
 
+    def fall_silent(self) -> None:
+        """Read no request any more."""
+        self._answers = None
+
     # -- the server ----------------------------------------------------------------
 
     def _serve(self) -> None:
@@ -89,6 +91,9 @@ class Fuse:
         poll.unregister(self._mounted)
         poll.register(self.fd, select.POLLIN)
         while self._end not in [fd for fd, _ in poll.poll()]:
+            if self._answers is None:
+                poll.unregister(self.fd)
+                continue
             try:
                 request = os.read(self.fd, 1 << 17)
             except OSError as e:

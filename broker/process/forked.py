@@ -81,3 +81,13 @@ def let_go(kept: int) -> None:
         with contextlib.suppress(OSError):
             if fd != kept and not os.get_inheritable(fd):
                 os.close(fd)
+
+
+def be_alone(kept: int) -> None:
+    """Have nothing of our parent's but one descriptor, and be ended by any signal."""
+    reset(frozenset(), frozenset())
+    let_go(kept)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        # Whoever reads our output must see its end, though this child may never end.
+        os.dup2(null, fd)

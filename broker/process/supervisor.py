@@ -21,6 +21,7 @@ from broker.process import clock, local, procfs, reaper, spare
 from broker.process.activations import NO_ACTIVATION, Activations
 from broker.process.guardian import Guardian
 from broker.process.killer import Killer
+from broker.process.parts import Parts
 from broker.process.spawn import Program, SpawnRefusedError, paths, spawn
 from broker.process.starts import Starts
 
@@ -55,6 +56,7 @@ class Supervisor:
 
     Attributes:
         processes: the records.
+        parts: forks of ours, which are not on record, as the guardian is not.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, events: ProcessEvents) -> None:
@@ -76,6 +78,7 @@ class Supervisor:
         self._next_batch: asyncio.Handle | None = None
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._guardian = Guardian()
+        self.parts = Parts(self._activations.cgroups)
 
     def guard(self) -> None:
         """Have all that is started from now on killed when we are: before the first spawn.
@@ -161,7 +164,7 @@ class Supervisor:
 
     def activation_of(self, pid: int) -> tuple[str, int] | None:
         """The service, as ``service_of`` says it, and the serial of the activation."""
-        if pid in (os.getpid(), self._guardian.pid):
+        if pid == os.getpid() or self._is_part(pid):
             # We bear the marks of what we started last.
             return None
         process = self.processes.get(pid)
@@ -189,8 +192,11 @@ class Supervisor:
                 return
             pid = ancestor
 
+    def _is_part(self, pid: int) -> bool:
+        return pid == self._guardian.pid or pid in self.parts
+
     def _adopt(self, pid: int) -> None:
-        if pid not in self.processes and pid != self._guardian.pid:
+        if pid not in self.processes and not self._is_part(pid):
             self._take(pid, procfs.stat(pid))
 
     def _take(self, pid: int, about: Stat | None) -> None:
@@ -233,7 +239,7 @@ class Supervisor:
         process = self.processes.get(pid)
         if process is not None:
             return process.activation in self._doomed
-        if pid == self._guardian.pid:
+        if self._is_part(pid):
             return False
         # What is to be caught has mostly a tag, and is gone while anything else is read.
         activation = self._activations.of_tag(pid)
@@ -259,7 +265,7 @@ class Supervisor:
         looks = reaper.BATCH
         while empty and self._unseen and looks:
             pid = self._unseen.pop()
-            if pid in self.processes or pid == self._guardian.pid:
+            if pid in self.processes or self._is_part(pid):
                 continue
             looks -= 1
             about = procfs.stat(pid)
@@ -290,6 +296,8 @@ class Supervisor:
     def _on_death(self, death: Death) -> None:
         if death.pid == self._guardian.pid:
             self._guardian.lost(death.exit, clock.now())
+            return
+        if self.parts.reaped(death.pid):
             return
         process = self.processes.get(death.pid)
         assert process is not None
@@ -409,6 +417,7 @@ class Supervisor:
         """Leave the cgroups, and be guarded no more: when all that was started has ended."""
         self._killer.close()
         self._starts.close()
+        self.parts.close()
         self._activations.close()
         spare.let_go()
         self._guardian.end()

@@ -150,3 +150,49 @@ def sleeps_for_good(pid: int) -> bool:
     """Whether a process is in the kernel, and waits there for a disk."""
     about = procfs.stat(pid)
     return about is not None and about.state == "D"
+
+
+# -- directories of descriptors --------------------------------------------------------
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("user", ["self"], indirect=True)
+async def test_a_directory_that_falls_silent_keeps_what_it_had(place: Place) -> None:
+    text = f"[D-BUS Service]\nName={NAME}\nExec={place.service} {NAME}\n"
+    one, other = OTHERS
+    place.add(one)
+    with Fuse({f"{NAME}.service": text.encode()}, answers=True) as fuse:
+        directory = away(place, fuse)
+        async with place.serve(f"--services={directory}") as bus:
+            assert await bus.echo(NAME) == "hello"
+            await bus.client.call("StopService", "s", NAME)
+            fuse.fall_silent()
+            (place.services / f"{one}.service").unlink()
+            place.add(other)
+            reload = asyncio.create_task(bus.client.call("Reload"))
+            assert await bus.echo(NAME) == "hello"
+            assert not reload.done()
+            async with asyncio.timeout(10):
+                await reload
+            assert await bus.echo(other) == "hello"
+            (listed,) = await bus.client.call("ListServices")
+            assert [name for name, *_ in listed] == [NAME, other]
+            tree = bus.tree()
+            bus.kill(signal.SIGTERM)
+            said = await bus.ended()
+            assert f"dbus-activator: {directory}: not read: it did not answer within 3 s" in said
+            assert bus.status == 0
+            assert [pid for pid in tree if procfs.alive(pid)] == []
+
+
+@pytest.mark.parametrize("engine", ["dbus-daemon"], indirect=True)
+@pytest.mark.parametrize("user", ["self"], indirect=True)
+def test_a_directory_that_never_answers_keeps_no_session_from_its_start(
+    place: Place, hung: Fuse
+) -> None:
+    directory = away(place, hung)
+    place.add(NAME)
+    done = place.run("true", options=[f"--services={directory}"])
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"dbus-activator: {directory}: not read: it did not answer")
+    assert done.stderr.count("\n") == 1

@@ -58,12 +58,14 @@ class Fuse:
         self.taken = threading.Event()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        if self._answers is not None:
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._ended)
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         for fd in (self.fd, self._mounted, self._end):
             os.close(fd)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker.errors import RemoteError
+from broker.errors import Disconnected, RemoteError
 from broker.process import procfs
 from tests.fuse import Fuse
+from tests.integration import buses
 from tests.integration.worlds import wrap_in_mounts
 
 if TYPE_CHECKING:
@@ -78,6 +80,21 @@ async def test_a_program_that_hangs_costs_its_activation(place: Place, hung: Fus
         assert "cannot be ended" not in await bus.ended()
         assert bus.status == 0
         assert [pid for pid in tree if procfs.alive(pid)] == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("engine", ["dbus-broker"], indirect=True)
+async def test_the_guardian_finds_a_program_that_hangs(place: Place, hung: Fuse) -> None:
+    place.add(NAME, str(away(place, hung) / "program"))
+    async with place.serve() as bus:
+        call = await starting(bus, NAME)
+        pid = os.pidfd_open(await bus.get(NAME, "MainPID"))
+        bus.kill(signal.SIGKILL)
+        await bus.ended()
+        assert await asyncio.to_thread(buses.is_readable, pid, 20)
+        os.close(pid)
+        with pytest.raises(Disconnected):
+            await call
 
 
 @pytest.mark.asyncio

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEVICE: Final = "/dev/fuse"
+PATIENCE: Final = 20  # in seconds, without a request
 _PIDFD_GETFD: Final = 438
 _MS_NOSUID_NODEV: Final = 6
 _ROOT: Final = 1
@@ -66,15 +67,21 @@ class Fuse:
         os.close(self._ended)
         if self._thread.ident is not None:
             self._thread.join()
-        for fd in (self.fd, self._mounted, self._end):
-            os.close(fd)
+        os.close(self._mounted)
+        os.close(self._end)
+        self._close()
 
     def mount(self, directory: str | Path) -> None:
         """In our own namespace."""
         mount(self.fd, self._mounted, str(directory))
 
     def mount_command(self, directory: Path) -> str:
-        """For a shell in the namespace that is to have it."""
+        """For a shell in the namespace that is to have it.
+
+        Who hangs there, and should not, goes on after ``PATIENCE``, so that its test fails.
+        """
+        if self._thread.ident is None:
+            self._thread.start()
         root = Path(__file__).parent.parent
         arguments = f"{os.getpid()} {self.fd} {self._mounted} {directory}"
         return f"mkdir -p {directory}; (cd {root}; {sys.executable} -m tests.fuse {arguments})"
@@ -82,6 +89,11 @@ class Fuse:
     def fall_silent(self) -> None:
         """Read no request any more."""
         self._answers = None
+
+    def _close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     # -- the server ----------------------------------------------------------------
 
@@ -92,7 +104,10 @@ class Fuse:
         poll.poll()
         poll.unregister(self._mounted)
         poll.register(self.fd, select.POLLIN)
-        while self._end not in [fd for fd, _ in poll.poll()]:
+        while self._end not in (ready := [fd for fd, _ in poll.poll(PATIENCE * 1000)]):
+            if not ready:
+                self._close()
+                return
             if self._answers is None:
                 poll.unregister(self.fd)
                 continue

@@ -23,22 +23,15 @@ import ctypes
 import enum
 import errno
 import os
-import re
-import select
 import stat
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.process import spare
+from broker.process.mounts import Mounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-TYPES: Final = frozenset(
-    b"bcachefs btrfs cramfs devtmpfs erofs exfat ext2 ext3 ext4 f2fs hfsplus iso9660 jfs nilfs2 "
-    b"ntfs3 overlay proc ramfs reiserfs rootfs squashfs sysfs tmpfs ubifs udf ufs vfat xfs "
-    b"zfs".split()
-)
 
 # <linux/openat2.h>; the number is the same on all machines that are younger than it.
 _OPENAT2: Final = 437
@@ -48,16 +41,20 @@ _AT_FDCWD: Final = -100
 # system has cached if possible", so that no server is asked.
 _AT_EMPTY_PATH: Final = 0x1000
 _AT_STATX_DONT_SYNC: Final = 0x4000
-_STATX_TYPE_MODE_MOUNT: Final = 0x1003
+_STATX_BASIC_AND_MOUNT: Final = 0x17FF
 _STATX_BYTES: Final = 256
-_STATX: Final = struct.Struct("=28x H 114x Q")  # stx_mode, stx_mnt_id
+# stx_mode; stx_ino and stx_size; stx_ctime; stx_mnt_id.
+_STATX: Final = struct.Struct("=28x H 2x 16s 48x 12s 36x Q")
 # What a path that leads to no file is refused with.
 _NOWHERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG}
 # As many links as the kernel follows in a path, and interpreters of interpreters (execve(2)).
 _MAX_LINKS: Final = 40
 _MAX_INTERPRETERS: Final = 5
-# Of a program: more than the kernel reads of a script's first line, or takes for a name.
+# Of a program: more than the kernel reads of a script's first line, and mostly all that is
+# needed of an ELF file.
 _HEAD_BYTES: Final = 4096
+# So many programs are known; then all are forgotten.
+_MAX_KNOWN: Final = 4096
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -81,6 +78,25 @@ class _OpenHow(ctypes.Structure):
 
 
 _CACHED: Final = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
+_CACHED_AT: Final = ctypes.byref(_CACHED)
+_CACHED_BYTES: Final = ctypes.sizeof(_CACHED)
+
+
+class _Status(NamedTuple):
+    """What a file is: another one, or one that was changed, differs."""
+
+    mode: int
+    inode_and_size: bytes
+    changed: bytes
+    mount: int
+
+
+_mounts: Final = Mounts()
+# Programs that had nothing away, with all of their interpreters, since the mounts last
+# changed: to read them again would be half the cost of a look. (It goes unnoticed when an
+# interpreter alone is replaced by a link to another place.)
+_known: Final[dict[bytes, _Status]] = {}
+_buffer: Final = ctypes.create_string_buffer(_STATX_BYTES)
 
 
 class _Place(enum.Enum):
@@ -98,7 +114,7 @@ def begin() -> None:
     """Take the one descriptor that is needed for good; raises OSError if there is none."""
     # Where the file may not be read, nothing is known of any path.
     with contextlib.suppress(FileNotFoundError, PermissionError):
-        _mounts.open()
+        _mounts.update()
 
 
 def holds(path: str) -> bool:
@@ -122,6 +138,7 @@ def executes(path: str) -> bool:
 
 def _with_room(look: Callable[[], bool]) -> bool:
     try:
+        _update()
         return look()
     except OSError as e:
         if e.errno not in spare.FULL:
@@ -130,9 +147,15 @@ def _with_room(look: Callable[[], bool]) -> bool:
         return True  # no path of the system's, and refused before the kernel sees it
     try:
         with spare.room(), spare.room():
+            _update()
             return look()
     except OSError:
         return False
+
+
+def _update() -> None:
+    if _mounts.update():
+        _known.clear()
 
 
 # -- paths -----------------------------------------------------------------------
@@ -143,7 +166,7 @@ def _holds(path: str) -> bool:
     if isinstance(found, _Place):
         return found is _Place.NOWHERE
     try:
-        return _mode(found) is not None
+        return _status(found) is not None
     finally:
         os.close(found)
 
@@ -153,8 +176,7 @@ def _holds_all_in(directory: str) -> bool:
     if isinstance(found, _Place):
         return found is _Place.NOWHERE
     try:
-        mode = _mode(found)
-        if mode is None or _mounts.away_below(os.readlink(f"/proc/self/fd/{found}")):
+        if _status(found) is None or _mounts.away_below(os.readlink(f"/proc/self/fd/{found}")):
             return False
     finally:
         os.close(found)
@@ -182,7 +204,7 @@ def _look(path: bytes, links: int = _MAX_LINKS) -> int | _Place:
     if isinstance(parent, _Place):
         return parent
     try:
-        if _mode(parent) is None:
+        if _status(parent) is None:
             return _Place.AWAY
         found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     except OSError as e:
@@ -191,8 +213,8 @@ def _look(path: bytes, links: int = _MAX_LINKS) -> int | _Place:
         raise
     finally:
         os.close(parent)
-    mode = _mode(found)
-    if mode is None or not stat.S_ISLNK(mode):
+    status = _status(found)
+    if status is None or not stat.S_ISLNK(status.mode):
         return found
     try:
         target = os.readlink(b"", dir_fd=found)
@@ -202,8 +224,7 @@ def _look(path: bytes, links: int = _MAX_LINKS) -> int | _Place:
 
 
 def _open_cached(path: bytes) -> int | _Place:
-    how = ctypes.byref(_CACHED)
-    found: int = _syscall(_OPENAT2, _AT_FDCWD, path, how, ctypes.sizeof(_CACHED))
+    found: int = _syscall(_OPENAT2, _AT_FDCWD, path, _CACHED_AT, _CACHED_BYTES)
     if found >= 0:
         return found
     error = ctypes.get_errno()
@@ -214,15 +235,13 @@ def _open_cached(path: bytes) -> int | _Place:
     return _Place.NOWHERE if error in _NOWHERE else _Place.AWAY
 
 
-def _mode(fd: int) -> int | None:
-    """The type and mode of what a descriptor is of; None if that is not local."""
-    buffer = ctypes.create_string_buffer(_STATX_BYTES)
+def _status(fd: int) -> _Status | None:
+    """Of what a descriptor is of; None if that is not local."""
     flags = _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC
-    if _libc.statx(fd, b"", flags, _STATX_TYPE_MODE_MOUNT, buffer) != 0:
+    if _libc.statx(fd, b"", flags, _STATX_BASIC_AND_MOUNT, _buffer) != 0:
         return None
-    mode: int
-    mode, mount = _STATX.unpack_from(buffer)
-    return mode if _mounts.are_local(mount) else None
+    status = _Status(*_STATX.unpack_from(_buffer))
+    return status if status.mount in _mounts.local else None
 
 
 # -- programs --------------------------------------------------------------------
@@ -237,15 +256,22 @@ def _program(path: bytes, depth: int) -> _Place:
     if isinstance(found, _Place):
         return found
     try:
-        mode = _mode(found)
-        if mode is None:
+        status = _status(found)
+        if status is None:
             return _Place.AWAY
-        if not stat.S_ISREG(mode) or not mode & 0o111:
+        if _known.get(path) == status:
+            return _Place.HERE
+        if not stat.S_ISREG(status.mode) or not status.mode & 0o111:
             return _Place.NOWHERE
         interpreter = _interpreter(found)
     finally:
         os.close(found)
-    return _program(interpreter, depth - 1) if interpreter and depth else _Place.HERE
+    place = _program(interpreter, depth - 1) if interpreter and depth else _Place.HERE
+    if place is _Place.HERE:
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        _known[path] = status
+    return place
 
 
 def _interpreter(fd: int) -> bytes:
@@ -267,6 +293,11 @@ def _interpreter(fd: int) -> bytes:
 
 def _elf_interpreter(file: int, head: bytes) -> bytes:
     """What PT_INTERP says (elf(5)); nothing of a file that is cut off."""
+
+    def part(size: int, offset: int) -> bytes:
+        end = offset + size
+        return head[offset:end] if end <= len(head) else os.pread(file, size, offset)
+
     order = "<" if head[5:6] == b"\1" else ">"
     # The table's offset, the size of an entry, their number; and of an entry the type,
     # where its text is in the file, and how long. ELFCLASS64, and ELFCLASS32.
@@ -276,76 +307,11 @@ def _elf_interpreter(file: int, head: bytes) -> bytes:
         header, entry = f"{order}28xI10xHH", f"{order}II8xI"
     try:
         start, size, count = struct.unpack_from(header, head)
-        table = os.pread(file, size * count, start)
-        for at in range(0, size * count, size):
+        table = part(size * count, start)
+        for at in range(0, size * count, size or 1):
             kind, offset, length = struct.unpack_from(entry, table, at)
             if kind == 3:  # PT_INTERP
-                return os.pread(file, min(length, _HEAD_BYTES), offset).partition(b"\0")[0]
+                return part(min(length, _HEAD_BYTES), offset).partition(b"\0")[0]
     except (struct.error, ValueError, OverflowError):
         pass
     return b""
-
-
-# -- mounts ----------------------------------------------------------------------
-
-
-class _Mounts:
-    """The mounts of our namespace, read again when they have changed."""
-
-    def __init__(self) -> None:
-        self._fd = -1
-        self._poll = select.poll()
-        self._local: frozenset[int] = frozenset()
-        self._away: tuple[str, ...] = ()
-
-    def open(self) -> None:
-        """Read them for the first time."""
-        if self._fd < 0:
-            self._fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-            # "This file is pollable: after opening the file for reading, a change in this
-            # file … causes … poll(2) … to mark the file descriptor as having a priority
-            # event (POLLPRI)" (proc(5), of mounts).
-            self._poll.register(self._fd, select.POLLPRI)
-            self._read()
-
-    def are_local(self, mount: int) -> bool:
-        """Whether one is of a local type, by its number."""
-        self._update()
-        return mount in self._local
-
-    def away_below(self, directory: str) -> bool:
-        """Whether something in a directory, or below, is a mount that is not local."""
-        self._update()
-        return any(point.startswith(directory.rstrip("/") + "/") for point in self._away)
-
-    def _update(self) -> None:
-        if self._fd < 0:
-            self.open()
-        elif self._poll.poll(0):
-            self._read()
-
-    def _read(self) -> None:
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        data = b""
-        while chunk := os.read(self._fd, 1 << 16):
-            data += chunk
-        local, away = set(), []
-        for line in data.splitlines():
-            before, _, after = line.partition(b" - ")
-            number, _, _, _, point, *_ = before.split(b" ")
-            if after.partition(b" ")[0] in TYPES:
-                local.add(int(number))
-            else:
-                away.append(os.fsdecode(_ESCAPE.sub(_unescaped, point)))
-        self._local, self._away = frozenset(local), tuple(away)
-
-
-# Blanks and backslashes in a mount's point, in octal.
-_ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
-
-
-def _unescaped(escape: re.Match[bytes]) -> bytes:
-    return bytes([int(escape[1], 8)])
-
-
-_mounts = _Mounts()

@@ -72,7 +72,8 @@ class Activator:
     Attributes:
         units: what there is to be started.
         environment: what a service is started with.
-        system_bus: on one, descriptors say as whom a service runs.
+        users: all that descriptors may say a service is to run as; None where they
+            may say anything, since it has no meaning.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Activator:
         self.units = Units(limits, logged=output is Output.CAPTURE)
         self.environment: dict[str, str] = {}
         self.bus_environment: dict[str, str] = {}
-        self.system_bus = False
+        self.users: frozenset[str] | None = None
         self._limits = limits
         self._supervisor = supervisor
         self._events = events
@@ -258,7 +259,7 @@ class Activator:
                     f"{descriptor.path} has SystemdService but no Exec"
                 )
                 raise SpawnRefusedError(reason, Result.EXEC_FAILED)
-            if self.system_bus and not _is_ours(descriptor.user):
+            if self.users is not None and descriptor.user not in self.users:
                 # Whoever wrote it counts on that user's rights, which are less than root's.
                 reason = SpawnFileInvalid(
                     f"{name} is for the user {quoted(descriptor.user)}, and the broker does not "
@@ -343,11 +344,14 @@ def _futures(tokens: Iterable[Token]) -> Iterable[asyncio.Future[None]]:
             yield token
 
 
-def _is_ours(user: str) -> bool:
-    """Whether a descriptor's User is ours; it need not name one."""
-    if not user:
-        return True
-    try:
-        return pwd.getpwnam(user).pw_uid == os.getuid()
-    except KeyError:
-        return user == str(os.getuid())
+def own_users() -> frozenset[str]:
+    """What a descriptor's User may say of our own user, or not say at all.
+
+    To be called once, before anybody waits for us: the users may be known to a server
+    in the network alone, and to look up a name that is none of ours asks that first.
+    """
+    uid = os.getuid()
+    names = {"", str(uid)}
+    with contextlib.suppress(KeyError):
+        names.add(pwd.getpwuid(uid).pw_name)
+    return frozenset(names)

@@ -11,7 +11,7 @@ import signal
 from typing import TYPE_CHECKING, Any, Final
 
 from broker import leaks
-from broker.activation import Activator
+from broker.activation import Activator, own_users
 from broker.api import paths
 from broker.api.callers import BusCallers
 from broker.api.publisher import Publisher
@@ -94,7 +94,8 @@ class Daemon:
         )
         self._activator = Activator(config.limits, self.supervisor, self, output=config.output)
         self._activator.environment = inherited(config.environ)
-        self._activator.system_bus = config.rules.kind == "system"
+        if config.rules.kind == "system":
+            self._activator.users = own_users()
         self._control = DaemonControl(config.limits, self._activator, self.supervisor, self)
         self._control.directories = [each.path for each in config.directories]
         settings = EngineSettings(

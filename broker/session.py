@@ -87,7 +87,12 @@ class _Session:
         loop = asyncio.get_running_loop()
         # How it ended before it was a command at all.
         never: asyncio.Future[Exit | SpawnRefusedError] = loop.create_future()
-        process = self._spawn(never.set_result)
+
+        def on_never(how: Exit | SpawnRefusedError) -> None:
+            if not never.done():
+                never.set_result(how)
+
+        process = self._spawn(on_never)
         fd = kernel.open_signalfd(FORWARDED)
 
         def on_signal() -> None:
@@ -99,9 +104,8 @@ class _Session:
                     daemon.supervisor.signal_process(process.pid, number)
                 # On a disk that does not answer it may sleep where no signal wakes it.
                 ignored = signal.getsignal(number) is signal.SIG_IGN
-                starting = daemon.supervisor.is_starting(process.pid)
-                if starting and not ignored and not never.done():
-                    never.set_result(Exit(CLD_KILLED, number))
+                if daemon.supervisor.is_starting(process.pid) and not ignored:
+                    on_never(Exit(CLD_KILLED, number))
 
         loop.add_reader(fd, on_signal)
         command = loop.create_task(daemon.supervisor.until(lambda: not process.running, None))

@@ -144,6 +144,9 @@ async def test_a_program_on_a_slow_disk_is_a_program_like_any_other(place: Place
                 )
                 await bus.state(service, "failed")
                 assert await bus.get(service, "Result", "MainPID") == ("exec-failed", 0)
+                # A process was there, and is on record with how it ended.
+                pid, status = await bus.get(service, "ExecMainPID", "ExecMainStatus")
+                assert (pid > 0, status) == (True, 127)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -167,6 +170,26 @@ def sleeps_for_good(pid: int) -> bool:
     """Whether a process is in the kernel, and waits there for a disk."""
     about = procfs.stat(pid)
     return about is not None and about.state == "D"
+
+
+@pytest.mark.parametrize("engine", ["dbus-daemon"], indirect=True)
+@pytest.mark.parametrize("user", ["self"], indirect=True)
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        ("program", 5, ""),
+        ("missing", 127, "Failed to execute program missing: missing: No such file or directory"),
+    ],
+)
+def test_a_command_on_a_slow_disk_is_a_command_like_any_other(
+    place: Place, command: str, status: int, said: str
+) -> None:
+    with Fuse({"program": b"#!/bin/sh\nexit 5\n"}, answers=True) as fuse:
+        environ = place.environ()
+        environ["PATH"] += f":{away(place, fuse)}"
+        done = place.run(command, env=environ)
+    lines = [f"dbus-activator: {said}"] if said else []
+    assert (done.returncode, done.stderr.splitlines()) == (status, lines)
 
 
 # -- directories of descriptors --------------------------------------------------------

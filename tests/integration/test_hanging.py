@@ -232,7 +232,10 @@ def test_a_directory_that_never_answers_keeps_no_session_from_its_start(
 ) -> None:
     directory = away(place, hung)
     place.add(NAME)
-    done = place.run("true", options=[f"--services={directory}"])
+    # Nor does one in PATH, where the bus itself and the command are looked for.
+    environ = place.environ()
+    environ["PATH"] = f"{directory}:{environ['PATH']}"
+    done = place.run("/bin/true", options=[f"--services={directory}"], env=environ)
     assert done.returncode == 0
     assert done.stderr.startswith(f"dbus-activator: {directory}: not read: it did not answer")
     assert done.stderr.count("\n") == 1

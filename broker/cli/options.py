@@ -135,6 +135,7 @@ def config(
         # One that may not answer has its time when the descriptors are read.
         if local.holds(each) and not os.path.isdir(each):
             raise BadConfiguration(f"--services: {each}: no such directory")
+    local.end()  # the loop is made first, and its descriptors are missed in a worse way
     found = found or BusConfig()
     directories = [Directory(each, strict=False) for each in own] or list(found.directories)
     if options["standard_services"] or not (directories or options.get("config_file")):

@@ -111,10 +111,15 @@ class _Place(enum.Enum):
 
 
 def begin() -> None:
-    """Take the one descriptor that is needed for good; raises OSError if there is none."""
+    """Take the one descriptor that all looks need; raises OSError if there is none left."""
     # Where the file may not be read, nothing is known of any path.
     with contextlib.suppress(FileNotFoundError, PermissionError):
         _mounts.update()
+
+
+def end() -> None:
+    """Let go of it, until there is another look."""
+    _mounts.close()
 
 
 def holds(path: str) -> bool:

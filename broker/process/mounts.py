@@ -42,6 +42,13 @@ class Mounts:
         self._read()
         return True
 
+    def close(self) -> None:
+        """Let go of the table until it is needed again."""
+        if self._fd >= 0:
+            self._poll.unregister(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
     def away_below(self, directory: str) -> bool:
         """Whether something in a directory, or below, is a mount that is not local."""
         return any(point.startswith(directory.rstrip("/") + "/") for point in self._away)

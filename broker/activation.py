@@ -20,6 +20,7 @@ from broker.core.clock import Instant
 from broker.core.events import Effect, Event, OwnerKind, Timer, Token
 from broker.core.exits import Result
 from broker.core.printable import quoted
+from broker.core.state import State
 from broker.deadline import Deadline
 from broker.errors import NotCaptured, Outcome, ServiceUnknown, SpawnFileInvalid
 from broker.process import clock, procfs
@@ -73,7 +74,8 @@ class Activator:
     Attributes:
         units: what there is to be started.
         environment: what a service is started with.
-        system_bus: on one, descriptors say as whom a service runs.
+        users: all that descriptors may say a service is to run as; None where they
+            may say anything, since it has no meaning.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class Activator:
         self.units = Units(limits, logged=output is Output.CAPTURE)
         self.environment: dict[str, str] = {}
         self.bus_environment: dict[str, str] = {}
-        self.system_bus = False
+        self.users: frozenset[str] | None = None
         self._limits = limits
         self._supervisor = supervisor
         self._events = events
@@ -254,6 +256,7 @@ class Activator:
     def _spawn(self, unit: Unit) -> None:
         descriptor = unit.descriptor
         name = unit.service.name
+        serial = unit.service.activations
         try:
             if not descriptor.argv:
                 # Its Exec belongs to systemd, and there is none.
@@ -262,7 +265,7 @@ class Activator:
                     f"{descriptor.path} has SystemdService but no Exec"
                 )
                 raise SpawnRefusedError(reason, Result.EXEC_FAILED)
-            if self.system_bus and not _is_ours(descriptor.user):
+            if self.users is not None and descriptor.user not in self.users:
                 # Whoever wrote it counts on that user's rights, which are less than root's.
                 reason = SpawnFileInvalid(
                     f"{name} is for the user {quoted(descriptor.user)}, and the broker does not "
@@ -277,7 +280,9 @@ class Activator:
                     null_output=self._null_output,
                     fds=fds,
                 )
-                process = self._supervisor.spawn(program, name)
+                process = self._supervisor.spawn(
+                    program, name, lambda refused: self._refused(unit, serial, refused)
+                )
         except SpawnRefusedError as e:
             event: Event = ev.SpawnRefused(e.error, e.result)
         else:
@@ -285,6 +290,12 @@ class Activator:
             event = ev.Spawned(process.pid, process.started)
         unit.invocation_id = os.urandom(16)
         self.handle(unit, event)
+
+    def _refused(self, unit: Unit, serial: int, refused: SpawnRefusedError) -> None:
+        """The program of a process that exists already cannot be executed."""
+        # Else that start has ended by now in another way.
+        if serial == unit.service.activations and unit.service.state is State.START:
+            self.handle(unit, ev.SpawnRefused(refused.error, refused.result))
 
     def _outputs(self, unit: Unit) -> AbstractContextManager[Mapping[int, int]]:
         if self._capture is None or unit.log is None:
@@ -356,11 +367,14 @@ def _futures(tokens: Iterable[Token]) -> Iterable[asyncio.Future[None]]:
             yield token
 
 
-def _is_ours(user: str) -> bool:
-    """Whether a descriptor's User is ours; it need not name one."""
-    if not user:
-        return True
-    try:
-        return pwd.getpwnam(user).pw_uid == os.getuid()
-    except KeyError:
-        return user == str(os.getuid())
+def own_users() -> frozenset[str]:
+    """What a descriptor's User may say of our own user, or not say at all.
+
+    To be called once, before anybody waits for us: the users may be known to a server
+    in the network alone, and to look up a name that is none of ours asks that first.
+    """
+    uid = os.getuid()
+    names = {"", str(uid)}
+    with contextlib.suppress(KeyError):
+        names.add(pwd.getpwuid(uid).pw_name)
+    return frozenset(names)

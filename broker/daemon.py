@@ -10,8 +10,7 @@ import signal
 from typing import TYPE_CHECKING, Any, Final
 
 from broker import leaks
-from broker.activation import Activator
-from broker.catalog.catalog import load
+from broker.activation import Activator, own_users
 from broker.control import DaemonControl
 from broker.core.environment import inherited
 from broker.core.exits import CLD_EXITED
@@ -26,6 +25,7 @@ from broker.errors import (
     ShuttingDown,
     StartLimitHit,
 )
+from broker.loading import Loader
 from broker.presence import VERDICT_TIMEOUT, Presence
 from broker.process import kernel
 from broker.process.supervisor import Supervisor
@@ -80,9 +80,13 @@ class Daemon:
         # A collection would write on what the guardian shares with us, and copy it.
         gc.freeze()
         self.supervisor.guard()
+        self._loader = Loader(
+            config.directories, self.supervisor.parts, report_shadowed=config.report_shadowed
+        )
         self._activator = Activator(config.limits, self.supervisor, self, output=config.output)
         self._activator.environment = inherited(config.environ)
-        self._activator.system_bus = config.rules.kind == "system"
+        if config.rules.kind == "system":
+            self._activator.users = own_users()
         self._control = DaemonControl(config.limits, self._activator, self.supervisor, self)
         self._control.directories = [each.path for each in config.directories]
         settings = EngineSettings(
@@ -134,7 +138,7 @@ class Daemon:
         await self._reloading.acquire()
         self._loop.add_reader(self._signal_fd, self._on_signals)
         try:
-            self._activator.units.set_descriptors(self._load())
+            self._activator.units.set_descriptors(await self._load())
         except NotReloaded as e:
             raise KernelRefused(str(e)) from e
         await self._engine.start(self.units.keys())
@@ -184,6 +188,7 @@ class Daemon:
     async def stop(self) -> None:
         """End every service, then the bus, then whatever else is still there."""
         self._closing = True
+        self.supervisor.parts.kill_all()
         await self._ending.stop_processes()
         if not self._stopped_services.done():
             self._stopped_services.set_result(None)
@@ -209,8 +214,8 @@ class Daemon:
 
     # -- the catalog -----------------------------------------------------------
 
-    def _load(self) -> Mapping[str, Descriptor]:
-        catalog = load(self.config.directories, report_shadowed=self.config.report_shadowed)
+    async def _load(self) -> Mapping[str, Descriptor]:
+        catalog = await self._loader.load()
         for problem in catalog.problems:
             # Said once, however often the directories are read again.
             if str(problem) not in self._problems:
@@ -228,13 +233,18 @@ class Daemon:
             self._next_reload = self._loop.create_task(self._reload())
         await asyncio.shield(self._next_reload)
 
+    def _check_open(self) -> None:
+        if self._closing:
+            raise ShuttingDown("the session is ending")
+
     async def _reload(self) -> None:
         async with self._reloading:
             self._next_reload = None
-            if self._closing:
-                raise ShuttingDown("the session is ending")
+            self._check_open()
+            descriptors = await self._load()
+            self._check_open()
             assert self._publisher is not None
-            added, removed = self._activator.units.set_descriptors(self._load())
+            added, removed = self._activator.units.set_descriptors(descriptors)
             for unit in removed:
                 if unit.service.name in self.units:  # with another descriptor
                     self._publisher.remove_service(unit.service.name)

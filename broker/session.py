@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from broker import report
+from broker.core.exits import CLD_KILLED, Exit
 from broker.daemon import Daemon
 from broker.errors import EngineFailed
 from broker.process import kernel, signals
-from broker.process.spawn import Program, close_on_exec
+from broker.process.spawn import Program, SpawnRefusedError, close_on_exec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from broker.config import Config
-    from broker.core.exits import Exit
     from broker.core.processes import Process
     from broker.leaks import Leak
 
@@ -85,7 +85,14 @@ class _Session:
     async def _run_command(self) -> Ended:
         daemon = self._daemon
         loop = asyncio.get_running_loop()
-        process = self._spawn()
+        # How it ended before it was a command at all.
+        never: asyncio.Future[Exit | SpawnRefusedError] = loop.create_future()
+
+        def on_never(how: Exit | SpawnRefusedError) -> None:
+            if not never.done():
+                never.set_result(how)
+
+        process = self._spawn(on_never)
         fd = kernel.open_signalfd(FORWARDED)
 
         def on_signal() -> None:
@@ -95,25 +102,34 @@ class _Session:
                 # the command has had it.
                 if code <= 0:
                     daemon.supervisor.signal_process(process.pid, number)
+                # On a disk that does not answer it may sleep where no signal wakes it.
+                ignored = signal.getsignal(number) is signal.SIG_IGN
+                if daemon.supervisor.is_starting(process.pid) and not ignored:
+                    on_never(Exit(CLD_KILLED, number))
 
         loop.add_reader(fd, on_signal)
         command = loop.create_task(daemon.supervisor.until(lambda: not process.running, None))
         bus = loop.create_task(daemon.wait())
         try:
-            await asyncio.wait({command, bus}, return_when=asyncio.FIRST_COMPLETED)
-            if process.running:
+            ends: set[asyncio.Future[Any]] = {command, bus, never}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            ended = never.result() if never.done() else process.exit
+            if isinstance(ended, SpawnRefusedError):
+                raise ended
+            if process.running and not never.done():
                 command.cancel()
                 await bus
                 raise EngineFailed("the session was ended by a call of Exit")
             bus.cancel()
+            command.cancel()
             left = await daemon.leaks()
             about = report.of_session(daemon.units.values(), daemon.supervisor.processes)
-            return Ended(process.exit, left, about)
+            return Ended(ended, left, about)
         finally:
             loop.remove_reader(fd)
             os.close(fd)
 
-    def _spawn(self) -> Process:
+    def _spawn(self, on_refused: Callable[[SpawnRefusedError], None]) -> Process:
         environ = {k: v for k, v in self._config.environ.items() if k not in _DROPPED}
         # The session's, of whatever type it is: the command is told where its bus is.
         for kind in ("session", self._config.rules.kind):
@@ -132,7 +148,7 @@ class _Session:
         for fd in self._fds:
             os.set_inheritable(fd, True)
         try:
-            return self._daemon.supervisor.spawn(program)
+            return self._daemon.supervisor.spawn(program, on_refused=on_refused)
         finally:
             for fd in self._fds:
                 os.set_inheritable(fd, False)

@@ -16,7 +16,7 @@ from broker.errors import DescriptorError, NotReloaded
 from .descriptor import Descriptor, PlaceholderError, read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _SUFFIX = ".service"
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -77,25 +77,43 @@ def standard_system_directories() -> tuple[Directory, ...]:
 
 
 def load(directories: Sequence[Directory], *, report_shadowed: bool = False) -> Catalog:
-    """Reads all descriptors. A broken file or directory costs itself, and is one problem.
+    """Reads all descriptors; see ``read_directory`` and ``combine``."""
+    found = [read_directory(directory) for directory in dict.fromkeys(directories)]
+    return combine(found, report_shadowed=report_shadowed)
 
-    The first directory with a name wins, and within one directory the first file in byte order.
-    (dbus-daemon takes what readdir returns first, which differs from one machine to the next.)
-    The files that lose within one directory are a problem each, since somebody did not mean that;
-    a lower directory's is the normal use of the order, and one with ``report_shadowed`` only.
+
+def read_directory(directory: Directory) -> list[Descriptor | DescriptorError]:
+    """Reads a directory, in byte order. A broken file costs itself, and is one problem.
 
     Raises:
         NotReloaded: The system is short of something that the reading of any file needs: a
             catalog without the files that it could not read would be taken for a smaller one.
     """
+    found = []
+    for each in _descriptors(directory):
+        cause = each.__cause__ if isinstance(each, DescriptorError) else None
+        if isinstance(cause, OSError) and cause.errno in _SHORTAGES:
+            raise NotReloaded(f"cannot read the descriptors: {each}") from cause
+        found.append(each)
+    return found
+
+
+def combine(
+    directories: Iterable[Sequence[Descriptor | DescriptorError]], *, report_shadowed: bool
+) -> Catalog:
+    """Makes a catalog of what the directories hold, in their order.
+
+    The first directory with a name wins, and within one directory the first file in byte order.
+    (dbus-daemon takes what readdir returns first, which differs from one machine to the next.)
+    The files that lose within one directory are a problem each, since somebody did not mean that;
+    a lower directory's is the normal use of the order, and one with ``report_shadowed`` only.
+    """
     entries: dict[str, Descriptor] = {}
     problems: list[DescriptorError] = []
-    for directory in dict.fromkeys(directories):
+    for directory in directories:
         higher = frozenset(entries)
-        for found in _descriptors(directory):
+        for found in directory:
             if isinstance(found, DescriptorError):
-                if isinstance(found.__cause__, OSError) and found.__cause__.errno in _SHORTAGES:
-                    raise NotReloaded(f"cannot read the descriptors: {found}") from found
                 problems.append(found)
             elif found.name not in entries:
                 entries[found.name] = found

@@ -19,7 +19,7 @@ from broker.engine import listen
 from broker.engine.base import Rules
 from broker.engine.choose import CHOICES
 from broker.errors import BadConfiguration
-from broker.process import procfs
+from broker.process import local, procfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -132,8 +132,10 @@ def config(
     """
     own = [os.path.abspath(each) for each in options["directories"]]
     for each in own:
-        if not os.path.isdir(each):
+        # One that may not answer has its time when the descriptors are read.
+        if local.holds(each) and not os.path.isdir(each):
             raise BadConfiguration(f"--services: {each}: no such directory")
+    local.end()  # the loop is made first, and its descriptors are missed in a worse way
     found = found or BusConfig()
     directories = [Directory(each, strict=False) for each in own] or list(found.directories)
     if options["standard_services"] or not (directories or options.get("config_file")):

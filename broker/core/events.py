@@ -53,7 +53,10 @@ class Spawned:
 
 @dataclass(frozen=True, slots=True)
 class SpawnRefused:
-    """There is no process: the program or the system did not let it be."""
+    """There is no process: the program or the system did not let it be.
+
+    After ``Spawned``: there is one, which could not execute the program, and is about to end.
+    """
 
     error: Outcome
     result: Result
@@ -145,7 +148,10 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Start the program; answer with ``Spawned`` or ``SpawnRefused`` before anything else."""
+    """Start the program; answer with ``Spawned`` or ``SpawnRefused`` before anything else.
+
+    ``SpawnRefused`` may also come later, where the program is on a disk that is slow to answer.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,11 @@ def timed_out(name: str, seconds: float) -> Outcome:
     return TimedOut(f"Failed to activate service '{name}': timed out after {seconds:g} s")
 
 
+def unending(name: str) -> Outcome:
+    """What is left of it is in the kernel's hands, and has withstood SIGKILL for as long."""
+    return TimedOut(f"Failed to activate service '{name}': its processes cannot be ended")
+
+
 def refused(name: str, failures: int, seconds: float) -> Outcome:
     """It failed too often to be tried again at once."""
     return StartLimitHit(

@@ -31,7 +31,8 @@ The rules, which the table below only spells out:
     (``lingering``); it is ended only when asked for. A stop is complete with the last
     process: the bus may still have to say that the name is free, and is not waited for.
 5.  A request while the service is being ended waits, and starts it anew
-    afterwards. Only the processes of the newest activation count for rule 2.
+    afterwards; it fails if even SIGKILL ends nothing for as long as a start may take.
+    Only the processes of the newest activation count for rule 2.
 6.  Failures are: an activation that failed (being stopped is none), and a main
     process that ended other than cleanly after the service had its name, unless
     somebody asked for its end or somebody else had the name. Too many of them
@@ -365,12 +366,20 @@ class Service:
     def _stop_idle(self, _event: ev.StopRequested, _now: Instant) -> list[Effect]:
         return [ev.CompleteStop()]
 
-    def _stop_timeout(self, event: ev.TimerFired, _now: Instant) -> list[Effect]:
-        """SIGKILL, again and again: what forks faster than it is found gets fewer each time."""
+    def _stop_timeout(self, event: ev.TimerFired, now: Instant) -> list[Effect]:
+        """SIGKILL, again and again: what forks faster than it is found gets fewer each time.
+
+        Who waits for the end waits no longer than for a start.
+        """
         if event.timer is Timer.ACTIVATION:
             return []  # one that has been cancelled
+        refused = []
+        since = now.monotonic - self.changes.state.monotonic
+        if self.state is State.STOP_SIGKILL and self.waiting and since > self._timeout * 1_000_000:
+            self._count_failure(now)
+            refused = self._refuse(reasons.unending(self.name))
         self.state = State.STOP_SIGKILL
-        return [ev.SignalAll(SIGKILL), ev.CancelTimer(), ev.ArmTimer(Timer.KILL)]
+        return [ev.SignalAll(SIGKILL), ev.CancelTimer(), ev.ArmTimer(Timer.KILL), *refused]
 
     def _ended(self, now: Instant) -> list[Effect]:
         self._settle()

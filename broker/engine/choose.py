@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from broker.engine.base import ENGINE_MARK
 from broker.errors import BadConfiguration, EngineMissing
+from broker.process import local
 
 if TYPE_CHECKING:
     from broker.engine.base import Engine
@@ -52,18 +53,22 @@ def locate(name: str, restricts: str = "") -> tuple[str, str]:
     wanted = CHOICES[1:] if name == "auto" else (name,)
     if restricts:
         wanted = ("dbus-daemon",)
-    for each in wanted:
-        program = _find(each)
-        if program is not None:
-            return each, program
+    # What is on a local disk first: another one in PATH may not answer.
+    for here in (True, False):
+        for each in wanted:
+            program = _find(each, here=here)
+            if program is not None:
+                return each, program
     why = f", which the rule in {restricts} needs" if restricts else ""
     raise EngineMissing(f"no message bus found ({' or '.join(wanted)}{why}); {_PACKAGES}")
 
 
-def _find(program: str) -> str | None:
+def _find(program: str, *, here: bool) -> str | None:
     # Not by shutil, which is 1 MB of compressors in memory for this one call.
     for directory in os.get_exec_path():
         path = os.path.join(directory, program)
+        if local.holds(path) is not here:
+            continue
         if os.path.isfile(path) and os.access(path, os.X_OK) and not _is_ours(path):
             return path
     return None

@@ -1,9 +1,12 @@
-"""Starting a program as our child, by posix_spawn.
+"""Starting a program as our child, by posix_spawn, or by fork where that could hang.
 
 posix_spawn is a vfork underneath: its cost does not grow with our memory, and
-it reports a refused exec as an error of the call. Rejected: subprocess (a
-second owner of wait), fork (copies page tables, and the child would run
-Python), a trampoline program (a second exec for every activation).
+it reports a refused exec as an error of the call. But it returns after the exec,
+and if the program's file system does not answer, then never. A fork returns at once,
+for some 2 ms more (it copies page tables, and the child runs Python), and what came
+of the exec is read from a pipe later. Rejected: subprocess (a second owner of wait),
+a trampoline program (a second exec for every activation), a thread that spawns (see
+``forked``; and Python's posix_spawn holds the interpreter's lock).
 
 What Python's posix_spawn cannot set in the child is set on us around the call
 and inherited: the limits and the cgroup. We are one thread, so nothing else
@@ -19,11 +22,12 @@ import os
 import resource
 import signal
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from broker.core import environment
 from broker.core.exits import Result
 from broker.errors import KernelRefused, LimitsExceeded, Outcome, SpawnExecFailed, SpawnFailed
+from broker.process.forked import fork, let_go, reset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +39,17 @@ _ALL_SIGNALS: Final = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 _PYTHONS: Final = {signal.SIGPIPE, signal.SIGXFSZ}
 # What the system, not the program, is short of.
 _SHORTAGES: Final = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+# After which posix_spawnp goes on to the next directory in PATH, EACCES beside them.
+_ELSEWHERE: Final = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENODEV,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
+# The words before what a child reports: an errno, or the text of a ValueError.
+_REFUSED: Final = "errno"
+_INVALID: Final = "invalid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +110,96 @@ def spawn(program: Program) -> int:
                 setsigmask=program.mask,
                 setsigdef=_ALL_SIGNALS if program.reset_signals else _PYTHONS,
             )
+    except (OSError, ValueError) as e:
+        raise _refusal(program, e) from e
+
+
+def begin(program: Program) -> tuple[int, int]:
+    """Start a program whose exec may hang.
+
+    Returns:
+        its PID, and a descriptor to read from: ``outcome`` says of what.
+
+    Raises:
+        SpawnRefusedError: the system has no room for it.
+    """
+    try:
+        with contextlib.ExitStack() as copies:
+            actions = _file_actions(program, copies)
+            return fork(lambda report: _become(program, actions, report))
     except OSError as e:
         raise _refusal(program, e) from e
+
+
+def outcome(program: Program, report: bytes) -> SpawnRefusedError | None:
+    """What all that was read means; None if the program is executed, or has been killed."""
+    kind, _, text = report.decode("utf-8", "backslashreplace").partition(" ")
+    if kind == _REFUSED:
+        return _refusal(program, OSError(int(text), os.strerror(int(text))))
+    return _refusal(program, ValueError(text)) if kind == _INVALID else None
+
+
+def _become(program: Program, actions: list[Any], report: int) -> None:
+    """In the child: execute the program, or say why not."""
+    # Where no descriptor of the program's is to be.
+    report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, max(program.fds, default=0) + 1)
+    try:
+        if program.session:
+            os.setsid()
+        for kind, target, *what in actions:
+            _act(kind, target, *what)
+        let_go(report)
+        # Before the exec, since one that hangs must be ended by what ends others.
+        reset(frozenset() if program.reset_signals else _ignored(), program.mask)
+        _execute(program)
+    except OSError as e:
+        os.write(report, f"{_REFUSED} {e.errno}".encode())
     except ValueError as e:
-        # A NUL in an argument or a variable, or "=" in a variable's name.
-        raise SpawnRefusedError(
-            SpawnFailed(f"Failed to execute program {program.name}: {e}"), Result.RESOURCES
-        ) from e
+        os.write(report, f"{_INVALID} {e}".encode("utf-8", "backslashreplace"))
+
+
+def _ignored() -> frozenset[int]:
+    """The signals that a program which keeps our dispositions ignores."""
+    ours = {each for each in _ALL_SIGNALS if signal.getsignal(each) is signal.SIG_IGN}
+    return frozenset(ours - _PYTHONS)
+
+
+def _act(kind: int, first: int, second: Any, *options: int) -> None:
+    """One of ``_file_actions``, as posix_spawn does it."""
+    if kind == os.POSIX_SPAWN_OPEN:
+        source, target = os.open(second, *options), first
+    else:
+        source, target = first, second
+    if source != target:
+        os.dup2(source, target)
+    os.set_inheritable(target, True)
+
+
+def _execute(program: Program) -> NoReturn:
+    """Raises OSError or ValueError, as posix_spawnp of the C library chooses among several."""
+    argv, environ = list(program.argv), program.environ
+    denied: OSError | None = None
+    missing = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    for path in paths(program):
+        try:
+            os.execve(path, argv, environ)
+        except PermissionError as e:
+            denied = e
+        except OSError as e:
+            if e.errno not in _ELSEWHERE:
+                raise
+            missing = e
+    raise denied or missing
+
+
+def paths(program: Program) -> list[str]:
+    """Where the program may be, in the order in which it is tried."""
+    name = program.argv[0]
+    if not program.search or "/" in name:
+        return [name]
+    # Of our own environment; without one, what the C library takes.
+    directories = os.environ.get("PATH", "/bin:/usr/bin").split(":")
+    return [os.path.join(each, name) for each in directories]
 
 
 def _file_actions(program: Program, copies: contextlib.ExitStack) -> list[Any]:
@@ -121,7 +219,11 @@ def _file_actions(program: Program, copies: contextlib.ExitStack) -> list[Any]:
     return actions
 
 
-def _refusal(program: Program, reason: OSError) -> SpawnRefusedError:
+def _refusal(program: Program, reason: OSError | ValueError) -> SpawnRefusedError:
+    if isinstance(reason, ValueError):
+        # A NUL in an argument or a variable, or "=" in a variable's name.
+        text = f"Failed to execute program {program.name}: {reason}"
+        return SpawnRefusedError(SpawnFailed(text), Result.RESOURCES)
     if reason.errno in _SHORTAGES:
         text = f"Failed to fork a new process {program.name}: {reason.strerror}"
         return SpawnRefusedError(LimitsExceeded(text), Result.RESOURCES)

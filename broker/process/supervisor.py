@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from broker.core.attribution import Attribution, Origin
 from broker.core.processes import Process, Processes
-from broker.process import clock, procfs, reaper, spare
+from broker.process import clock, local, procfs, reaper, spare
 from broker.process.activations import NO_ACTIVATION, Activations
 from broker.process.guardian import Guardian
 from broker.process.killer import Killer
-from broker.process.spawn import Program, SpawnRefusedError, spawn
+from broker.process.parts import Parts
+from broker.process.spawn import Program, SpawnRefusedError, paths, spawn
+from broker.process.starts import Starts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -54,14 +56,17 @@ class Supervisor:
 
     Attributes:
         processes: the records.
+        parts: forks of ours, which are not on record, as the guardian is not.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, events: ProcessEvents) -> None:
         spare.hold()
+        local.begin()
         self.processes = Processes()
         self._loop = loop
         self._events = events
         self._activations = Activations(loop)
+        self._starts = Starts(loop)
         # Activations that processes have left since it was last looked whether all have.
         self._touched: dict[int, str] = {}
         # Those of which that is being found out, and the children to look at for it.
@@ -73,6 +78,7 @@ class Supervisor:
         self._next_batch: asyncio.Handle | None = None
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._guardian = Guardian()
+        self.parts = Parts(self._activations.cgroups)
 
     def guard(self) -> None:
         """Have all that is started from now on killed when we are: before the first spawn.
@@ -84,8 +90,17 @@ class Supervisor:
 
     # -- starting --------------------------------------------------------------
 
-    def spawn(self, program: Program, service: str = "") -> Process:
+    def spawn(
+        self,
+        program: Program,
+        service: str = "",
+        on_refused: Callable[[SpawnRefusedError], None] = lambda refused: log.error("%s", refused),
+    ) -> Process:
         """Start a program as a new activation of a service, or of none.
+
+        Args:
+            on_refused: called later if the program's file system may not answer, and the
+                program cannot be executed after all: before its process is reaped.
 
         Raises:
             SpawnRefusedError: there is no process.
@@ -93,11 +108,14 @@ class Supervisor:
         alone = self._activations.settled
         activation = self._activations.begin()
         try:
-            pid = spawn(program)
-            if alone:
-                # We wake on the child's CPU and would do our books there before it
-                # runs; in a burst of spawns that order is the better one.
-                os.sched_yield()
+            if all(local.executes(path) for path in paths(program)):
+                pid = spawn(program)
+                if alone:
+                    # We wake on the child's CPU and would do our books there before it
+                    # runs; in a burst of spawns that order is the better one.
+                    os.sched_yield()
+            else:
+                pid = self._starts.begin(program, on_refused)
         except SpawnRefusedError:
             self._activations.withdraw(activation)
             raise
@@ -105,6 +123,10 @@ class Supervisor:
         return self._record(
             pid, activation, Origin.SPAWNED, Attribution.SPAWNED, tuple(program.argv)
         )
+
+    def is_starting(self, pid: int) -> bool:
+        """Whether a process that we started may not have executed its program yet."""
+        return self._starts.look(pid)
 
     def _record(
         self,
@@ -142,7 +164,7 @@ class Supervisor:
 
     def activation_of(self, pid: int) -> tuple[str, int] | None:
         """The service, as ``service_of`` says it, and the serial of the activation."""
-        if pid in (os.getpid(), self._guardian.pid):
+        if pid == os.getpid() or self._is_part(pid):
             # We bear the marks of what we started last.
             return None
         process = self.processes.get(pid)
@@ -170,8 +192,11 @@ class Supervisor:
                 return
             pid = ancestor
 
+    def _is_part(self, pid: int) -> bool:
+        return pid == self._guardian.pid or pid in self.parts
+
     def _adopt(self, pid: int) -> None:
-        if pid not in self.processes and pid != self._guardian.pid:
+        if pid not in self.processes and not self._is_part(pid):
             self._take(pid, procfs.stat(pid))
 
     def _take(self, pid: int, about: Stat | None) -> None:
@@ -196,7 +221,7 @@ class Supervisor:
             # What was forked in the moment that its parent was killed.
             self._killer.chase(CHASES)
             self._killer.close()  # the loop waits for those who die
-        done = reaper.reap(self._adopt, self._on_death)
+        done = reaper.reap(self._identify, self._on_death)
         self._tell_emptied()
         if done and not self._leaving and not self._touched:
             self._next_batch.cancel()
@@ -205,11 +230,16 @@ class Supervisor:
             if not waiter.done() and predicate():
                 waiter.set_result(None)
 
+    def _identify(self, pid: int) -> None:
+        # Why it is dead, if it says so itself, while its PID is still its own.
+        self._starts.look(pid)
+        self._adopt(pid)
+
     def _is_doomed(self, pid: int) -> bool:
         process = self.processes.get(pid)
         if process is not None:
             return process.activation in self._doomed
-        if pid == self._guardian.pid:
+        if self._is_part(pid):
             return False
         # What is to be caught has mostly a tag, and is gone while anything else is read.
         activation = self._activations.of_tag(pid)
@@ -235,7 +265,7 @@ class Supervisor:
         looks = reaper.BATCH
         while empty and self._unseen and looks:
             pid = self._unseen.pop()
-            if pid in self.processes or pid == self._guardian.pid:
+            if pid in self.processes or self._is_part(pid):
                 continue
             looks -= 1
             about = procfs.stat(pid)
@@ -266,6 +296,8 @@ class Supervisor:
     def _on_death(self, death: Death) -> None:
         if death.pid == self._guardian.pid:
             self._guardian.lost(death.exit, clock.now())
+            return
+        if self.parts.reaped(death.pid):
             return
         process = self.processes.get(death.pid)
         assert process is not None
@@ -386,6 +418,8 @@ class Supervisor:
     def close(self) -> None:
         """Leave the cgroups, and be guarded no more: when all that was started has ended."""
         self._killer.close()
+        self._starts.close()
+        self.parts.close()
         self._activations.close()
         spare.let_go()
         self._guardian.end()

@@ -320,6 +320,26 @@ def test_request_during_the_end_starts_anew_afterwards(state: State) -> None:
     assert play.do(took(11)) == [ev.CancelTimer(), completed("second")]
 
 
+def test_request_waits_for_the_end_no_longer_than_for_a_start() -> None:
+    play = in_state(State.STOP_SIGKILL)
+    play.do(SECOND_REQUEST)
+    # A second later each time; a start may take 25.
+    for _ in range(24):
+        assert play.do(fires(Timer.KILL)) == SIGKILL_ALL
+    *others, failure = play.do(fires(Timer.KILL))
+    assert others == SIGKILL_ALL
+    assert isinstance(failure, ev.FailActivation)
+    assert failure.tokens == ("second",)
+    assert str(failure.error).endswith("its processes cannot be ended")
+    assert (play.state, play.service.failures) == (State.STOP_SIGKILL, 1)
+    # With nobody there it goes on in silence; one that comes then is not kept waiting.
+    assert play.do(fires(Timer.KILL)) == SIGKILL_ALL
+    failure = play.do(ev.Requested("third"), fires(Timer.KILL))[-1]
+    assert isinstance(failure, ev.FailActivation)
+    assert failure.tokens == ("third",)
+    assert play.do(ended(10, KILL), ALL_GONE) == STOPPED
+
+
 def test_request_while_lingering_starts_anew_beside_the_old_process() -> None:
     play = lingering()
     assert play.do(SECOND_REQUEST) == SPAWN

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-# background.py makes the process that becomes the broker.
+# background.py makes the process that becomes the broker, forked.py those that may hang.
 OWNERS = {
     "broker/process/background.py",
+    "broker/process/forked.py",
     "broker/process/reaper.py",
     "broker/process/spawn.py",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,7 @@ from tests.process.harness import NOBODY, Setting, events_of, run
 from tests.process.scenarios import spawning
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 NULL = "/dev/null"
@@ -24,8 +25,22 @@ LIMITS = ("LimitsExceeded", "resources")
 INTERNAL = {32, 33}
 
 
-def test_signals_are_as_at_login_whatever_the_broker_does_with_them() -> None:
-    found = run(spawning.signals)
+@pytest.fixture(params=["posix_spawn", "fork"])
+def way(request: pytest.FixtureRequest) -> str:
+    """Both ways to start a program: a child must not know by which it was started."""
+    found: str = request.param
+    return found
+
+
+def run_by(way: str, scenario: Callable[..., Any], *arguments: Any) -> Any:
+    """What a scenario returned, with programs started in one way."""
+    if way == "fork":
+        return run(spawning.by_fork, scenario.__name__, *arguments)
+    return run(scenario, *arguments)
+
+
+def test_signals_are_as_at_login_whatever_the_broker_does_with_them(way: str) -> None:
+    found = run_by(way, spawning.signals)
     parent = found["parent"]
     rt = int(signal.SIGRTMIN)
     ignored = {signal.SIGPIPE, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, rt + 3}
@@ -36,8 +51,8 @@ def test_signals_are_as_at_login_whatever_the_broker_does_with_them() -> None:
     assert (child["SigBlk"], set(child["SigIgn"]) - INTERNAL, child["SigCgt"]) == ([], set(), [])
 
 
-def test_a_command_keeps_what_the_broker_was_started_with() -> None:
-    found = run(spawning.signals)
+def test_a_command_keeps_what_the_broker_was_started_with(way: str) -> None:
+    found = run_by(way, spawning.signals)
     # Python's own are not what it was started with.
     kept = set(found["parent"]["SigIgn"]) - {signal.SIGPIPE, signal.SIGXFSZ}
     assert set(found["kept"]["SigIgn"]) - INTERNAL == kept
@@ -45,16 +60,16 @@ def test_a_command_keeps_what_the_broker_was_started_with() -> None:
     assert found["masked"]["SigBlk"] == [signal.SIGUSR2, signal.SIGTERM]
 
 
-def test_a_service_leads_a_session_of_its_own() -> None:
-    found = run(spawning.sessions)
+def test_a_service_leads_a_session_of_its_own(way: str) -> None:
+    found = run_by(way, spawning.sessions)
     pid, group, session = found["own"]
     assert pid == group == session
     assert found["ours"][1:] == found["parent"]
 
 
-def test_standard_streams_are_null_or_ours() -> None:
+def test_standard_streams_are_null_or_ours(way: str) -> None:
     ours = [f"/memfd:ours{fd} (deleted)" for fd in (0, 1, 2)]
-    assert run(spawning.standard_streams) == {
+    assert run_by(way, spawning.standard_streams) == {
         "True,True": [NULL, NULL, NULL],
         "True,False": [NULL, *ours[1:]],
         "False,True": [ours[0], NULL, NULL],
@@ -62,8 +77,8 @@ def test_standard_streams_are_null_or_ours() -> None:
     }
 
 
-def test_no_descriptor_of_ours_is_a_services(child: str) -> None:
-    found = run(spawning.descriptors, child)
+def test_no_descriptor_of_ours_is_a_services(child: str, way: str) -> None:
+    found = run_by(way, spawning.descriptors, child)
     assert set(found["inheritable"]) <= set(found["before"])
     assert found["changed"] == found["inheritable"]
     assert found["again"] == []
@@ -84,40 +99,41 @@ MAPPINGS = {
 }
 
 
-def test_descriptors_get_the_numbers_that_were_asked_for() -> None:
-    found = run(spawning.mappings, list(MAPPINGS.values()))
+def test_descriptors_get_the_numbers_that_were_asked_for(way: str) -> None:
+    found = run_by(way, spawning.mappings, list(MAPPINGS.values()))
     expected = ["".join(str(ours) for _, ours in case) for case in MAPPINGS.values()]
     assert dict(zip(MAPPINGS, found, strict=True)) == {
         name: [0, text] for name, text in zip(MAPPINGS, expected, strict=True)
     }
 
 
-def test_the_environment_is_what_was_given_and_nothing_else() -> None:
-    found = run(spawning.environments)
+def test_the_environment_is_what_was_given_and_nothing_else(way: str) -> None:
+    found = run_by(way, spawning.environments)
     assert len(found) == 3
     for given, got in found:
         assert got == given
 
 
-def test_arguments_are_what_was_given() -> None:
-    for given, got in run(spawning.arguments):
+def test_arguments_are_what_was_given(way: str) -> None:
+    for given, got in run_by(way, spawning.arguments):
         assert got == given
 
 
-def test_only_a_command_is_searched_for() -> None:
-    found, unsearched, missing = run(spawning.search)
+def test_only_a_command_is_searched_for(way: str) -> None:
+    found, unsearched, missing = run_by(way, spawning.search)
     assert found == "found\n"
     assert unsearched[0] == missing[0] == "SpawnExecFailed"
 
 
-def test_a_refused_program_leaves_a_reason_and_no_process(tmp_path: Path) -> None:
+def test_a_refused_program_leaves_a_reason_and_no_process(tmp_path: Path, way: str) -> None:
     def failed(name: str, file: str, reason: str) -> list[str]:
         path = tmp_path / file if file else tmp_path
         return [*EXEC_FAILED, f"Failed to execute program {name}: {path}: {reason}"]
 
+    call = "execve" if way == "fork" else way
     missing = "No such file or directory"
     nul = "Failed to execute program NUL: embedded null byte"
-    found = run(spawning.refusals, str(tmp_path))
+    found = run_by(way, spawning.refusals, str(tmp_path))
     not_utf8 = found.pop("not UTF-8")
     assert not_utf8[:2] == [*RESOURCES]
     assert not_utf8[2].startswith("Failed to execute program bad: 'utf-8' codec can't encode")
@@ -131,7 +147,7 @@ def test_a_refused_program_leaves_a_reason_and_no_process(tmp_path: Path) -> Non
         "under a file": failed("under a file", "busy/program", "Not a directory"),
         "empty": [
             *RESOURCES,
-            "Failed to execute program empty: posix_spawn: argv first element cannot be empty",
+            f"Failed to execute program empty: {call}: argv first element cannot be empty",
         ],
         "long": failed("long", "x" * 300, "File name too long"),
         "NUL argument": [*RESOURCES, nul],

@@ -7,13 +7,8 @@ import resource
 import signal
 from typing import TYPE_CHECKING, Any
 
-from broker.process.spawn import (
-    Program,
-    SpawnRefusedError,
-    close_on_exec,
-    raised_file_limit,
-    spawn,
-)
+from broker.process import spawn as spawning
+from broker.process.spawn import Program, SpawnRefusedError, close_on_exec, raised_file_limit
 from tests.process.broker import Broker
 from tests.process.harness import pipe
 
@@ -21,6 +16,27 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from broker.process.supervisor import Supervisor
+
+
+spawn = spawning.spawn
+
+
+def by_fork(name: str, *arguments: Any) -> Any:
+    """Another scenario, with programs started as those are whose exec may hang."""
+    global spawn  # noqa: PLW0603 - in the scenario's own process
+    spawn = _fork
+    return globals()[name](*arguments)
+
+
+def _fork(program: Program) -> int:
+    """The PID of a program that is executed by now."""
+    pid, fd = spawning.begin(program)
+    with open(fd, "rb") as file:
+        refused = spawning.outcome(program, file.read())
+    if refused is not None:
+        os.waitpid(pid, 0)
+        raise refused
+    return pid
 
 
 def output(argv: Sequence[str], *, stream: int = 1, **options: Any) -> bytes:

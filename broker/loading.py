@@ -1,0 +1,145 @@
+"""Reads a session's catalog, again and again; a directory that does not answer costs itself.
+
+What lies on a local disk is read at once. Whatever may be behind a server, the target of
+a link included, is read by a fork, which is given up after a while: then what was read
+there before stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import signal
+from typing import TYPE_CHECKING, Final
+
+from broker.catalog.catalog import combine, read_directory
+from broker.catalog.descriptor import Descriptor
+from broker.core.printable import printable
+from broker.errors import DescriptorError, NotReloaded
+from broker.process import local
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, TypeAlias
+
+    from broker.catalog.catalog import Catalog, Directory
+    from broker.process.parts import Parts
+
+    Found: TypeAlias = list[Descriptor | DescriptorError]
+
+# For a directory to be read, in seconds; some times what a slow network takes.
+TIMEOUT: Final = 3.0
+
+
+class Loader:
+    """The reader of the directories of descriptors.
+
+    Args:
+        directories: by precedence.
+        report_shadowed: say when one directory's descriptor hides another's.
+    """
+
+    def __init__(
+        self, directories: Sequence[Directory], parts: Parts, *, report_shadowed: bool
+    ) -> None:
+        self._directories = tuple(dict.fromkeys(directories))
+        self._parts = parts
+        self._report_shadowed = report_shadowed
+        self._found: dict[Directory, Found] = {}
+        # Forks that were killed, which may still be there.
+        self._given_up: dict[Directory, int] = {}
+
+    async def load(self) -> Catalog:
+        """Read all of them; that waits for nothing where all disks are local.
+
+        Raises:
+            NotReloaded: the system is short of something that is needed.
+        """
+        away = [each for each in self._directories if not local.holds_all_in(each.path)]
+        answers = await asyncio.gather(*map(self._read_away, away)) if away else []
+        found = dict(zip(away, answers, strict=True))
+        for directory in self._directories:
+            if directory not in found:
+                found[directory] = read_directory(directory)
+        self._found = found
+        in_order = [found[each] for each in self._directories]
+        return combine(in_order, report_shadowed=self._report_shadowed)
+
+    async def _read_away(self, directory: Directory) -> Found:
+        answer = await self._ask(directory)
+        if isinstance(answer, str):
+            raise NotReloaded(answer)
+        if answer is not None:
+            return answer
+        reason = f"not read: it did not answer within {TIMEOUT:g} s; what was read before stays"
+        kept = [each for each in self._found.get(directory, ()) if isinstance(each, Descriptor)]
+        return [*kept, DescriptorError(printable(directory.path), 0, reason)]
+
+    async def _ask(self, directory: Directory) -> Found | str | None:
+        """What a fork reads, or why the system does not let it; None if it comes to no end."""
+        if self._given_up.get(directory) in self._parts:
+            return None  # the kernel still holds it, and would hold another
+        try:
+            reader, fd = self._parts.begin(lambda report: _tell(directory, report))
+        except OSError as e:
+            return f"cannot read the descriptors: {e.strerror}"
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                return _told(await _read_all(fd))
+        except TimeoutError:
+            self._parts.kill(reader)
+            self._given_up[directory] = reader
+            return None
+
+
+# -- what a fork has to tell -------------------------------------------------------
+
+
+def _tell(directory: Directory, report: int) -> None:
+    """In the fork: read, and write what there is."""
+    # Nobody may be there to kill it.
+    signal.setitimer(signal.ITIMER_REAL, TIMEOUT + 1)
+    answer: Any
+    try:
+        # An exception would lose its parts on the way.
+        answer = [
+            (each.path, each.line, each.reason) if isinstance(each, DescriptorError) else each
+            for each in read_directory(directory)
+        ]
+    except NotReloaded as e:
+        answer = str(e)
+    with os.fdopen(report, "wb") as file:
+        pickle.dump(answer, file)
+
+
+def _told(data: bytes) -> Found | str | None:
+    """What it read, or why it could not; None if it was killed before it had said all."""
+    try:
+        answer = pickle.loads(data)  # noqa: S301 - by a fork of ours
+    except (EOFError, pickle.UnpicklingError):
+        return None
+    if isinstance(answer, str):
+        return answer
+    return [DescriptorError(*each) if isinstance(each, tuple) else each for each in answer]
+
+
+async def _read_all(fd: int) -> bytes:
+    """From a pipe, which is closed then."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    data = bytearray()
+
+    def on_readable() -> None:
+        chunk = os.read(fd, 1 << 16)
+        data.extend(chunk)
+        if not chunk and not ended.done():
+            ended.set_result(None)
+
+    loop.add_reader(fd, on_readable)
+    try:
+        await ended
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+    return bytes(data)

@@ -140,7 +140,11 @@ class Daemon:
         await self._engine.start(self.units.keys())
         listening = str(self.config.listener.address)
         self._presence = presence = Presence(
-            self._control, self, machine_id=machine_id(), max_rules=self._engine.max_rules
+            self._control,
+            self,
+            machine_id=machine_id(),
+            max_rules=self._engine.max_rules,
+            largest=self._engine.largest_message,
         )
         try:
             guid = await presence.watch(listening, self.units.keys())
@@ -211,11 +215,12 @@ class Daemon:
 
     def _load(self) -> Mapping[str, Descriptor]:
         catalog = load(self.config.directories, report_shadowed=self.config.report_shadowed)
-        for problem in catalog.problems:
+        problems = dict.fromkeys(map(str, catalog.problems))
+        for problem in problems:
             # Said once, however often the directories are read again.
-            if str(problem) not in self._problems:
-                self._problems.add(str(problem))
+            if problem not in self._problems:
                 log.warning("%s", problem)
+        self._problems = set(problems)
         return catalog.entries
 
     async def reload(self) -> None:

@@ -39,6 +39,7 @@ class Presence:
         control: what the objects show.
         events: hears of the names' owners.
         max_rules: see ``NameWatch``.
+        largest: see ``Connection``.
 
     Attributes:
         names: the watch over the services' names.
@@ -46,12 +47,19 @@ class Presence:
     """
 
     def __init__(
-        self, control: Control, events: NameEvents, *, machine_id: str, max_rules: int
+        self,
+        control: Control,
+        events: NameEvents,
+        *,
+        machine_id: str,
+        max_rules: int,
+        largest: int,
     ) -> None:
         self.names = NameWatch(events, max_rules)
         self.publisher: Publisher | None = None
         self._control = control
         self._machine_id = machine_id
+        self._largest = largest
         self._late: asyncio.Future[None] | None = None
         self._watching = LastingConnection("names", self.names.resume)
         self._serving = LastingConnection("our objects", self._take_place)
@@ -113,6 +121,7 @@ class Presence:
         self.publisher = publisher
 
     def _lead(self, connection: Connection, publisher: Publisher) -> None:
+        connection.largest = self._largest
         connection.on_message = self._server.handle
         connection.sift = self._server.sift
         connection.on_caught_up = publisher.flush

@@ -82,6 +82,7 @@ class Publisher:
         self._dropping = False
         self._moved = asyncio.Event()
         self._next: asyncio.Handle | None = None
+        server.on_oversize = self._count_dropped
         self._add(paths.ROOT, self._manager)
         self._assume_said(paths.ROOT)
 
@@ -146,6 +147,10 @@ class Publisher:
     def log_appended(self, log: Log) -> None:
         """There is more in a log than when somebody read it."""
         self._queue(self._say_appended, log)
+
+    def _count_dropped(self) -> None:
+        self._manager.signals_dropped += 1
+        self._mark(paths.ROOT)
 
     def manager_changed(self, *invalidated: str) -> None:
         """Counts may be new; the named properties are."""

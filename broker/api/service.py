@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from broker.api import paths
 from broker.bus.objects import Interface
+from broker.core.printable import bounded, bounded_words
 from broker.process import procfs
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ class ServiceObject(Interface):
 _PROPERTIES: Final[dict[str, Callable[[Unit], Any]]] = {
     "Name": lambda unit: unit.service.name,
     "DescriptorPath": lambda unit: unit.descriptor.path,
-    "User": lambda unit: unit.descriptor.user,
-    "ExecStart": lambda unit: list(unit.descriptor.argv),
+    "User": lambda unit: bounded(unit.descriptor.user),
+    "ExecStart": lambda unit: list(bounded_words(unit.descriptor.argv)),
     "ActiveState": lambda unit: unit.service.state.value[0],
     "SubState": lambda unit: unit.service.state.value[1],
     "Result": lambda unit: str(unit.service.result),

@@ -93,6 +93,7 @@ def encode(message: Message) -> bytes:
 
     Raises:
         ValueError, TypeError, AttributeError, struct.error: its body does not have its signature.
+        LimitsExceeded: an array in it is too long for the protocol.
     """
     fields = {name: value for name in _SENT if (value := getattr(message, name))}
     if message.unix_fds:

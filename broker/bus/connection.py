@@ -31,7 +31,16 @@ from broker.bus.codec import (
     encode,
     of_bus,
 )
-from broker.errors import Disconnected, NoReply, Outcome, RemoteError, UnknownMethod
+from broker.bus.frames import MAX_MESSAGE
+from broker.core.printable import bounded
+from broker.errors import (
+    Disconnected,
+    LimitsExceeded,
+    NoReply,
+    Outcome,
+    RemoteError,
+    UnknownMethod,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -53,6 +62,7 @@ class Connection(asyncio.BufferedProtocol):
     Attributes:
         unique_name: the name that the bus gave us; empty towards a peer.
         guid: of the server, 32 hex digits.
+        largest: the most bytes that the peer takes in one message; it hangs up on more.
         on_message: gets every method call and signal, in the order of arrival,
             from within the event loop; it must not block. Without one, calls
             are answered with UnknownMethod.
@@ -64,6 +74,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, sock: socket.socket, *, pass_fds: bool) -> None:
         self.unique_name = ""
         self.guid = ""
+        self.largest = MAX_MESSAGE
         self.on_message: Callable[[Message], None] = self.refuse
         self.on_closed: Callable[[], None] = lambda: None
         self.on_caught_up: Callable[[], None] = lambda: None
@@ -238,10 +249,17 @@ class Connection(asyncio.BufferedProtocol):
         await self._caught_up.wait()
 
     def send(self, message: Message) -> int:
-        """Queue a message and return its serial; dropped if the connection has ended."""
+        """Queue a message and return its serial; dropped if the connection has ended.
+
+        Raises:
+            LimitsExceeded: it is larger than the peer takes, and is not sent.
+        """
         serial = message.serial = self._next_serial()
         if not self.closed:
-            self._write(encode(message))
+            data = encode(message)
+            if len(data) > self.largest:
+                raise LimitsExceeded(f"a message of {len(data)} bytes is over the bus's limit")
+            self._write(data)
         return serial
 
     def _write(self, data: bytes | bytearray) -> None:
@@ -417,7 +435,8 @@ class Connection(asyncio.BufferedProtocol):
     def reply_error(self, call: Message, error: Outcome) -> None:
         """Answer a call with an error, unless its sender wants no answer."""
         if not call.flags & MessageFlag.NO_REPLY_EXPECTED:
-            self.send(Message.new_error(call, error.dbus_name, str(error)))
+            # It may quote what the caller has sent.
+            self.send(Message.new_error(call, error.dbus_name, bounded(str(error))))
 
     # -- the end ---------------------------------------------------------------
 

@@ -111,6 +111,7 @@ class ObjectServer:
         before_call: awaited before a call that may depend on what was done elsewhere on
             the bus before it was sent.
         silent: there is nobody to send signals to: they wait, and so do answers.
+        on_oversize: called for each signal that was not sent, being larger than the bus takes.
     """
 
     def __init__(self, connection: Connection, root: str, machine_id: str) -> None:
@@ -120,6 +121,7 @@ class ObjectServer:
         self.before_reply: Callable[[], Awaitable[None]] = _nothing
         self.before_call: Callable[[], Awaitable[None]] = _nothing
         self.silent = False
+        self.on_oversize: Callable[[], None] = lambda: None
         self._objects: dict[str, tuple[Interface, ...]] = {}
         # Parent path to names of children, also for paths that only lead somewhere.
         self._children: dict[str, dict[str, int]] = {"/": {}}
@@ -191,7 +193,11 @@ class ObjectServer:
         self._emit(path, spec, member, body)
 
     def _emit(self, path: str, spec: InterfaceSpec, member: str, body: list[Any]) -> None:
-        self._connection.send(signal(path, spec.name, member, spec.signals[member], body))
+        try:
+            self._connection.send(signal(path, spec.name, member, spec.signals[member], body))
+        except LimitsExceeded as e:
+            log.warning("%s of %s is not sent: %s", member, path, e)
+            self.on_oversize()
 
     # -- calls -----------------------------------------------------------------
 

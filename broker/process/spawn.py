@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from broker.core import environment
 from broker.core.exits import Result
+from broker.core.printable import bounded
 from broker.errors import KernelRefused, LimitsExceeded, Outcome, SpawnExecFailed, SpawnFailed
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ def _refusal(program: Program, reason: OSError) -> SpawnRefusedError:
         )
         return SpawnRefusedError(LimitsExceeded(text), Result.RESOURCES)
     # The reference implementation's words, and the path, which it leaves out.
-    text = f"Failed to execute program {program.name}: {program.argv[0]}: {reason.strerror}"
+    path = bounded(program.argv[0])
+    text = f"Failed to execute program {program.name}: {path}: {reason.strerror}"
     return SpawnRefusedError(SpawnExecFailed(text), Result.EXEC_FAILED)
 
 

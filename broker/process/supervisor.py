@@ -16,6 +16,7 @@ import signal
 from typing import TYPE_CHECKING, Final, Protocol
 
 from broker.core.attribution import Attribution, Origin
+from broker.core.printable import bounded_words
 from broker.core.processes import Process, Processes
 from broker.process import clock, procfs, reaper, spare
 from broker.process.activations import NO_ACTIVATION, Activations
@@ -103,7 +104,7 @@ class Supervisor:
             raise
         self._activations.begun(activation, service, leader=pid if program.session else None)
         return self._record(
-            pid, activation, Origin.SPAWNED, Attribution.SPAWNED, tuple(program.argv)
+            pid, activation, Origin.SPAWNED, Attribution.SPAWNED, bounded_words(program.argv)
         )
 
     def _record(

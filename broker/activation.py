@@ -21,7 +21,7 @@ from broker.core.events import Effect, Event, OwnerKind, Timer, Token
 from broker.core.exits import Result
 from broker.core.printable import quoted
 from broker.deadline import Deadline
-from broker.errors import NotCaptured, Outcome, ServiceUnknown, SpawnFileInvalid
+from broker.errors import Broken, NotCaptured, Outcome, ServiceUnknown, SpawnFileInvalid
 from broker.process import clock, procfs
 from broker.process.capture import Capture
 from broker.process.spawn import Program, SpawnRefusedError
@@ -100,9 +100,18 @@ class Activator:
     # -- events ----------------------------------------------------------------
 
     def handle(self, unit: Unit, event: Event) -> None:
-        """Give an event to a service and carry out what it asks for."""
-        for effect in unit.service.handle(event, clock.now()):
-            self._perform(unit, effect)
+        """Give an event to a service and carry out what it asks for.
+
+        Raises:
+            Broken: not all of it was done, so the service is not as its state says.
+        """
+        try:
+            for effect in unit.service.handle(event, clock.now()):
+                self._perform(unit, effect)
+        except Broken:
+            raise
+        except Exception as e:
+            raise Broken(f"{unit.service.name}: {type(event).__name__} failed half-way: {e}") from e
         self._events.service_changed(unit)
         if self.units.drop_if_over(unit):
             self._events.service_gone(unit)

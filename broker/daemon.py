@@ -19,7 +19,9 @@ from broker.ending import ENGINE_STOP_TIMEOUT, Ending
 from broker.engine.base import EngineSettings, machine_id
 from broker.engine.choose import choose
 from broker.errors import (
+    Broken,
     EngineFailed,
+    Fault,
     KernelRefused,
     NotReloaded,
     Outcome,
@@ -67,7 +69,7 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._on_fault)
         self._ended = asyncio.Event()
-        self._fault: BaseException | None = None
+        self._fault: Fault | None = None
         self._stopped_services: asyncio.Future[None] = self._loop.create_future()
         self._closing = False
         self._exit_callers: list[str] = []
@@ -179,7 +181,7 @@ class Daemon:
         """Return when somebody called ``Exit``.
 
         Raises:
-            Fault: the bus ended, or something in here failed.
+            Fault: the bus ended, or (Broken) something in here failed.
         """
         await self._ended.wait()
         if self._fault is not None:
@@ -201,12 +203,23 @@ class Daemon:
         self.supervisor.close()
 
     def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Something failed that must not: the session ends, and says why."""
+        """Something failed that must not.
+
+        A reload that nobody waits for, and its like, costs nothing more. What was called by
+        the loop itself (the reaping, a timer, the bus's news) ends the session.
+        """
         fault = context.get("exception") or RuntimeError(context["message"])
         log.error("fault: %s", context["message"], exc_info=fault)
+        # "Task exception was never retrieved" comes with the future that had it.
+        if "future" in context and not isinstance(fault, Broken):
+            if self._publisher is not None:
+                self._publisher.count_fault()
+            return
+        if not isinstance(fault, Fault):
+            fault = Broken(f"a fault in the broker: {type(fault).__name__}: {fault}")
         self._end(fault)
 
-    def _end(self, fault: BaseException | None) -> None:
+    def _end(self, fault: Fault | None) -> None:
         if not self._ended.is_set():
             self._fault = fault
             self._ended.set()

@@ -82,6 +82,7 @@ class Publisher:
         self._dropping = False
         self._moved = asyncio.Event()
         self._next: asyncio.Handle | None = None
+        server.on_fault = self.count_fault
         server.on_oversize = self._count_dropped
         self._add(paths.ROOT, self._manager)
         self._assume_said(paths.ROOT)
@@ -148,6 +149,11 @@ class Publisher:
         """There is more in a log than when somebody read it."""
         self._queue(self._say_appended, log)
 
+    def count_fault(self) -> None:
+        """A call, or what stands behind one, has failed by a fault of ours."""
+        self._manager.faults += 1
+        self._mark(paths.ROOT)
+
     def _count_dropped(self) -> None:
         self._manager.signals_dropped += 1
         self._mark(paths.ROOT)
@@ -209,7 +215,7 @@ class Publisher:
                     break
                 say, subject = self._signals.popleft()
                 self._taken += 1
-                say(subject)
+                self._try(say, subject)
             if not self._server.behind:
                 self._say_changes()
         self._moved.set()
@@ -236,7 +242,17 @@ class Publisher:
     def _say_changes(self) -> None:
         dirty, self._dirty = self._dirty, {}
         for path in dirty:
-            self._say_change(path)
+            self._try(self._say_change, path)
+
+    def _try(self, say: Callable[[Any], None], subject: Any) -> None:
+        """A fault costs one signal, as one in a method call costs its caller."""
+        try:
+            say(subject)
+        except Exception:
+            log.exception("fault: a signal is not sent")
+            self._manager.faults += 1
+            if subject != paths.ROOT:  # which would be tried for ever
+                self._mark(paths.ROOT)
 
     def _say_change(self, path: str) -> None:
         described, said = self._objects.get(path), self._said.get(path)

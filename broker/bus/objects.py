@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from broker.bus import interface, peek, wire
 from broker.bus.codec import SMALL, Message, MessageType, Variant, signal, size
 from broker.errors import (
+    Broken,
     InvalidArgs,
     LimitsExceeded,
     Outcome,
@@ -49,6 +50,8 @@ OBJECT_MANAGER: Final = interface.load(_XML, "org.freedesktop.DBus.ObjectManager
 # ones. What is more costs it a refusal, and nobody else anything. (The reference
 # has such a limit for each connection, max_replies_per_connection.)
 UNDER_WAY: Final = 1 << 20
+
+_FAULT: Final = "fault: %s, called by %s"
 
 _DOCTYPE: Final = (
     '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
@@ -111,6 +114,7 @@ class ObjectServer:
         before_call: awaited before a call that may depend on what was done elsewhere on
             the bus before it was sent.
         silent: there is nobody to send signals to: they wait, and so do answers.
+        on_fault: called for each call that failed by a fault of ours.
         on_oversize: called for each signal that was not sent, being larger than the bus takes.
     """
 
@@ -121,6 +125,7 @@ class ObjectServer:
         self.before_reply: Callable[[], Awaitable[None]] = _nothing
         self.before_call: Callable[[], Awaitable[None]] = _nothing
         self.silent = False
+        self.on_fault: Callable[[], None] = lambda: None
         self.on_oversize: Callable[[], None] = lambda: None
         self._objects: dict[str, tuple[Interface, ...]] = {}
         # Parent path to names of children, also for paths that only lead somewhere.
@@ -229,6 +234,10 @@ class ObjectServer:
         except Outcome as e:
             connection.reply_error(call, e)
             return
+        except Exception:
+            log.exception(_FAULT, call.member, call.sender)
+            self._failed(connection, call)
+            return
         task = asyncio.get_running_loop().create_task(
             self._answer(connection, call, caller, *found)
         )
@@ -254,12 +263,29 @@ class ObjectServer:
             del self._callers[call.sender]
         self._tasks.discard(task)
         if not task.cancelled() and (fault := task.exception()):
-            # Not an Outcome, so a fault of ours: loud, through the loop's handler.
+            # Not the caller's alone: loud, through the loop's handler.
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "a method handler failed", "exception": fault, "task": task}
             )
 
     async def _answer(
+        self, connection: Connection, call: Message, caller: _Caller, results: str, work: _Work
+    ) -> None:
+        try:
+            await self._carry_out(connection, call, caller, results, work)
+        except Broken:
+            _refuse(connection, call)
+            raise
+        except Exception:
+            log.exception(_FAULT, call.member, call.sender)
+            self._failed(connection, call)
+
+    def _failed(self, connection: Connection, call: Message) -> None:
+        """A fault of ours: the log has learnt why, the caller learns that it failed."""
+        self.on_fault()
+        _refuse(connection, call)
+
+    async def _carry_out(
         self, connection: Connection, call: Message, caller: _Caller, results: str, work: _Work
     ) -> None:
         try:
@@ -278,10 +304,6 @@ class ObjectServer:
         except Outcome as e:
             await self.before_reply()
             connection.reply_error(call, e)
-        except Exception:
-            # The caller learns that it failed, the log learns why.
-            connection.reply_error(call, Outcome(f"{call.member} failed in the broker"))
-            raise
 
     async def finish(self) -> None:
         """Return when every call that came has been answered."""
@@ -388,6 +410,10 @@ class ObjectServer:
 
 async def _nothing() -> None:
     pass
+
+
+def _refuse(connection: Connection, call: Message) -> None:
+    connection.reply_error(call, Outcome(f"{call.member} failed in the broker"))
 
 
 def _steps(path: str) -> Iterator[tuple[str, str]]:

@@ -278,6 +278,10 @@ class DBusBroker(Engine):
         except Outcome as e:
             log.error("the configuration was not reloaded: %s", e)
             self._controller.reply_error(call, _InvalidConfig())
+        except Exception:
+            # Whoever called would wait for ever; that it is a fault, the loop's handler says.
+            self._controller.reply_error(call, _InvalidConfig())
+            raise
         else:
             self._controller.reply(call)
 

@@ -360,6 +360,11 @@ class Supervisor:
             except PermissionError:
                 log.warning("process %d is another user's and cannot be ended", pid)
                 continue
+            except OSError as e:
+                # It costs this process alone. If it is no child of ours yet, it becomes one
+                # when its parent ends, and needs no descriptor to be signalled then.
+                log.warning("process %d cannot be signalled: %s", pid, e.strerror)
+                continue
             sent += 1
             if number == signal.SIGTERM:
                 # A stopped process takes it only when it goes on.

@@ -243,8 +243,7 @@ class Activator:
                 self._disarm(unit)
             case ev.ConfirmOwner():
                 self._events.confirm_owner(
-                    unit.service.name,
-                    lambda owner: self.handle(unit, ev.OwnerConfirmed(owner)),
+                    unit.service.name, lambda owner: self._owner_confirmed(unit, owner)
                 )
             case ev.CompleteActivation(tokens, sure):
                 self._complete(unit, tokens, sure=sure)
@@ -349,6 +348,11 @@ class Activator:
         if unit.timer is not None:
             unit.timer.cancel()
             unit.timer = None
+
+    def _owner_confirmed(self, unit: Unit, owner: str) -> None:
+        # By now it may have left the table, and its name be another one's.
+        if self.units.get(unit.service.name) is unit:
+            self.handle(unit, ev.OwnerConfirmed(owner))
 
     def _fire(self, unit: Unit, timer: Timer) -> None:
         unit.timer = None

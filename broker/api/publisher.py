@@ -92,7 +92,7 @@ class Publisher:
     def add_service(self, unit: Unit, *, announce: bool = True) -> None:
         """A descriptor has come; ``announce`` is False before clients can know the bus."""
         path = paths.of_service(unit.service.name)
-        self._add(path, ServiceObject(unit, self._control, self._callers))
+        self._add(path, ServiceObject(unit.service.name, self._control, self._callers))
         if announce:
             self._mark(path)
             self._mark(paths.ROOT)  # it counts them

@@ -20,32 +20,34 @@ if TYPE_CHECKING:
 class ServiceObject(Interface):
     """A service, running or not."""
 
-    __slots__ = ("_callers", "_control", "_unit")
+    __slots__ = ("_callers", "_control", "_name")
     spec: ClassVar[InterfaceSpec] = paths.SERVICE
 
-    def __init__(self, unit: Unit, control: Control, callers: Callers) -> None:
-        self._unit = unit
+    def __init__(self, name: str, control: Control, callers: Callers) -> None:
+        # Not its unit: the name may leave the catalog while a call waits, and come back.
+        self._name = name
         self._control = control
         self._callers = callers
 
     def get(self, name: str) -> Any:
         """The value of a property."""
         if name in _COMPUTED:
-            return _COMPUTED[name](self._control, self._unit.service.name)
-        return _PROPERTIES[name](self._unit)
+            return _COMPUTED[name](self._control, self._name)
+        return _PROPERTIES[name](self._control.units[self._name])
 
     async def call(self, member: str, arguments: list[Any], caller: str) -> list[Any]:
         """Carry out a method; all of them change something."""
         await self._callers.require_privilege(caller)
+        unit = self._control.unit(self._name)
         match member:
             case "Start":
-                await self._control.start_service(self._unit)
+                await self._control.start_service(unit)
             case "Stop":
-                await self._control.stop_service(self._unit)
+                await self._control.stop_service(unit)
             case "Kill":
-                self._control.kill_service(self._unit, *arguments)
+                self._control.kill_service(unit, *arguments)
             case "ResetFailed":
-                self._control.reset_failed(self._unit)
+                self._control.reset_failed(unit)
         return []
 
 

@@ -74,6 +74,8 @@ class Activator:
         units: what there is to be started.
         environment: what a service is started with.
         system_bus: on one, descriptors say as whom a service runs.
+        explains: whether the text of an error may say what the service wrote last, or what
+            is in its environment.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Activator:
         self.environment: dict[str, str] = {}
         self.bus_environment: dict[str, str] = {}
         self.system_bus = False
+        self.explains = True
         self._limits = limits
         self._supervisor = supervisor
         self._events = events
@@ -284,6 +287,7 @@ class Activator:
                     environ=self.environment | self.bus_environment,
                     null_output=self._null_output,
                     fds=fds,
+                    explains=self.explains,
                 )
                 process = self._supervisor.spawn(program, name)
         except SpawnRefusedError as e:
@@ -311,6 +315,7 @@ class Activator:
         if unit.log is not None:
             # What it wrote before it died is in the pipe since then.
             self._drain(unit)
+        if unit.log is not None and self.explains:
             error = reasons.explained(error, unit.log.last_words(unit.service.activations))
         for token in _requests(tokens):
             self._events.fail_request(name, token, error)

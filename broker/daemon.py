@@ -147,7 +147,9 @@ class Daemon:
             machine_id=machine_id(),
             max_rules=self._engine.max_rules,
             largest=self._engine.largest_message,
+            discreet=self._engine.admits_others,
         )
+        self._activator.explains = not self._engine.admits_others
         try:
             guid = await presence.watch(listening, self.units.keys())
             self.bus_address = f"{listening},guid={guid}"

@@ -40,6 +40,7 @@ class Presence:
         events: hears of the names' owners.
         max_rules: see ``NameWatch``.
         largest: see ``Connection``.
+        discreet: see ``ObjectServer``.
 
     Attributes:
         names: the watch over the services' names.
@@ -54,12 +55,14 @@ class Presence:
         machine_id: str,
         max_rules: int,
         largest: int,
+        discreet: bool,
     ) -> None:
         self.names = NameWatch(events, max_rules)
         self.publisher: Publisher | None = None
         self._control = control
         self._machine_id = machine_id
         self._largest = largest
+        self._discreet = discreet
         self._late: asyncio.Future[None] | None = None
         self._watching = LastingConnection("names", self.names.resume)
         self._serving = LastingConnection("our objects", self._take_place)
@@ -104,6 +107,8 @@ class Presence:
     async def _begin(self, connection: Connection) -> None:
         self._server = ObjectServer(connection, paths.ROOT, self._machine_id)
         callers = BusCallers(self._serving)
+        self._server.require_privilege = callers.require_privilege
+        self._server.discreet = self._discreet
         loop = asyncio.get_running_loop()
         publisher = Publisher(loop, self._server, self._control, callers)
         processes = self._control.processes

@@ -29,6 +29,7 @@ class Manager(Interface):
 
     __slots__ = ("_callers", "_control", "_methods", "faults", "signals_dropped")
     spec: ClassVar[InterfaceSpec] = paths.MANAGER
+    private: ClassVar[frozenset[str]] = frozenset({"Environment"})
 
     def __init__(self, control: Control, callers: Callers) -> None:
         self._control = control
@@ -46,8 +47,8 @@ class Manager(Interface):
             "GetProcess": (False, self._get_process),
             "ListServices": (False, self._list_services),
             "ListServiceStates": (False, self._list_service_states),
-            "GetLog": (False, self._get_log),
-            "ListLeaks": (False, self._list_leaks),
+            "GetLog": (True, self._get_log),
+            "ListLeaks": (True, self._list_leaks),
             "Reload": (True, self._reload),
             "SetEnvironment": (True, self._set_environment),
             "UnsetEnvironment": (True, self._unset_environment),

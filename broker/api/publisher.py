@@ -142,7 +142,8 @@ class Publisher:
             "StateChangeTimestamp": Variant("t", service.changes.state.realtime),
         }
         if unit.log is not None:
-            details["Log"] = Variant("as", unit.log.last_lines(service.activations))
+            said = [] if self._server.discreet else unit.log.last_lines(service.activations)
+            details["Log"] = Variant("as", said)
         self._queue(self._say_failed, [service.name, error.dbus_name, str(error), details])
 
     def log_appended(self, log: Log) -> None:
@@ -293,7 +294,7 @@ class Publisher:
             "SystemUSec": Variant("t", process.usage.system),
             "MaxRSSBytes": Variant("t", process.usage.max_rss),
             "ExitTimestamp": Variant("t", process.exited.realtime),
-            "Command": Variant("s", " ".join(process.command)),
+            "Command": Variant("s", "" if self._server.discreet else " ".join(process.command)),
             "Origin": Variant("s", str(process.origin)),
             "Attribution": Variant("s", str(process.attribution)),
         }

@@ -113,6 +113,11 @@ class Engine(ABC):
         """The most bytes that a message may have; it hangs up on who sends more."""
         return MAX_MESSAGE
 
+    @property
+    @abstractmethod
+    def admits_others(self) -> bool:
+        """Whether its policy may let in other users than ours and root."""
+
     @abstractmethod
     async def start(self, names: Collection[str]) -> None:
         """Start the bus with these names activatable; then clients can connect.

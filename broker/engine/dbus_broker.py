@@ -138,6 +138,12 @@ class DBusBroker(Engine):
         self._count = 0
         self._reloads: set[asyncio.Task[None]] = set()
 
+    @property
+    def admits_others(self) -> bool:
+        """As the first batch of its policy says, which is everybody's; it begins with that."""
+        (_, (admits, *_)), *_ = policy(self._number, os.getuid()).value[0]
+        return bool(admits)
+
     async def start(self, names: Collection[str]) -> None:
         """Start it, become its controller, and give it the names and the listening socket."""
         self.version = f"dbus-broker {await self._check_version()}"

@@ -191,6 +191,19 @@ class DBusDaemon(Engine):
         return min(self._limits.get("max_message_size", _BUILT_IN_MESSAGE), MAX_MESSAGE)
 
     @property
+    def admits_others(self) -> bool:
+        """If a rule names somebody but root; on a system bus that is the rule.
+
+        It lets in whoever any rule lets in: which of them counts in the end, and whether a
+        name is ours, is not looked at.
+        """
+        rules = ET.fromstring(f"<busconfig>{_policy(self.settings.rules)}</busconfig>")  # noqa: S314
+        return self.settings.rules.kind == "system" or any(
+            rule.get("user", "root") not in ("root", "0") or "group" in rule.attrib
+            for rule in rules.iter("allow")
+        )
+
+    @property
     def _limits(self) -> dict[str, int]:
         rules = self.settings.rules
         # A system bus has the limits that are built in, where it is not told others.

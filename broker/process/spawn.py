@@ -54,6 +54,7 @@ class Program:
         mask: signals to be blocked in it.
         reset_signals: default dispositions for all; otherwise only for those
             that Python itself changed.
+        explains: whether a refusal may name what is in its environment.
     """
 
     argv: Sequence[str]
@@ -66,6 +67,7 @@ class Program:
     session: bool = True
     mask: frozenset[int] = frozenset()
     reset_signals: bool = True
+    explains: bool = True
 
 
 class SpawnRefusedError(Exception):
@@ -127,11 +129,12 @@ def _refusal(program: Program, reason: OSError) -> SpawnRefusedError:
         text = f"Failed to fork a new process {program.name}: {reason.strerror}"
         return SpawnRefusedError(LimitsExceeded(text), Result.RESOURCES)
     if reason.errno == errno.E2BIG and program.environ:
-        text = (
-            f"Failed to execute program {program.name}: {reason.strerror}: its environment has "
-            f"{environment.size(program.environ)} bytes, most of them in "
-            f"{environment.shorten(environment.largest(program.environ))}"
-        )
+        text = f"Failed to execute program {program.name}: {reason.strerror}"
+        if program.explains:
+            text += (
+                f": its environment has {environment.size(program.environ)} bytes, most of them "
+                f"in {environment.shorten(environment.largest(program.environ))}"
+            )
         return SpawnRefusedError(LimitsExceeded(text), Result.RESOURCES)
     # The reference implementation's words, and the path, which it leaves out.
     path = bounded(program.argv[0])

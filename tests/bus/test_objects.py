@@ -471,6 +471,34 @@ async def test_an_error_quotes_no_megabytes(served: Served) -> None:
     assert str(caught.value).endswith("x…")
 
 
+async def test_what_is_private_is_denied_or_empty(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(caller: str) -> None:
+        asked.append(caller)
+        raise AccessDenied("not you")
+
+    asked: list[str] = []
+    served.server.require_privilege = refuse
+    monkeypatch.setattr(Test, "private", frozenset({"Name"}))
+    path = f"{ROOT}/way/one"
+    with pytest.raises(RemoteError) as caught:
+        await served.call(path, PROPERTIES, "Get", "ss", TEST, "Name")
+    assert (caught.value.name, str(caught.value)) == (FDO + "AccessDenied", "not you")
+    (values,) = await served.call(path, PROPERTIES, "GetAll", "s", TEST)
+    assert values["Name"].value == ""
+    (objects,) = await served.call(ROOT, MANAGER, "GetManagedObjects")
+    assert objects[path][TEST]["Name"].value == ""
+    assert asked == [":1.7"] * 3
+    # What is public costs no question.
+    assert (await served.call(path, PROPERTIES, "Get", "ss", TEST, "Count"))[0].value == 0
+    assert asked == [":1.7"] * 3
+    for discreet, name in ((False, "one"), (True, "")):
+        served.server.discreet = discreet
+        served.server.emit_added(path)
+        assert (await served.peer.read()).body[1][TEST]["Name"].value == name
+
+
 # -- objects that go -----------------------------------------------------------
 
 

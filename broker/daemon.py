@@ -70,6 +70,7 @@ class Daemon:
         self._loop.set_exception_handler(self._on_fault)
         self._ended = asyncio.Event()
         self._fault: Fault | None = None
+        self._last_fault = ""
         self._stopped_services: asyncio.Future[None] = self._loop.create_future()
         self._closing = False
         self._exit_callers: list[str] = []
@@ -211,7 +212,10 @@ class Daemon:
         the loop itself (the reaping, a timer, the bus's news) ends the session.
         """
         fault = context.get("exception") or RuntimeError(context["message"])
-        log.error("fault: %s", context["message"], exc_info=fault)
+        if repr(fault) != self._last_fault:
+            # The reaping comes back in each turn of the loop, and with it what ails it.
+            self._last_fault = repr(fault)
+            log.error("fault: %s", context["message"], exc_info=fault)
         # "Task exception was never retrieved" comes with the future that had it.
         if "future" in context and not isinstance(fault, Broken):
             if self._publisher is not None:

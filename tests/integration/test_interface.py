@@ -121,7 +121,8 @@ async def test_the_contract_is_in_the_xml() -> None:
         "Manager": "Version s const Engine s const BusAddress s const Subreaper b const "
         "ServiceDirectories as invalidates Environment as invalidates NServices u true "
         "NProcesses u true NReaped t false NSignalsDropped t true NFaults t true "
-        "ActivationTimeoutUSec t const StopTimeoutUSec t const StartLimitIntervalUSec t const StartLimitBurst u const",
+        "ActivationTimeoutUSec t const StopTimeoutUSec t const StartLimitIntervalUSec t const "
+        "StartLimitBurst u const",
         "Service": "Name s const DescriptorPath s const User s const ExecStart as const "
         "ActiveState s true SubState s true Result s true Owner s true MainPID u true "
         "PIDs au false ExecMainPID u true ExecMainCode i true ExecMainStatus i true "

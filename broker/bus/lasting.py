@@ -7,7 +7,8 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.bus import address
-from broker.bus.connection import CALL_TIMEOUT, Connection
+from broker.bus.calls import CALL_TIMEOUT
+from broker.bus.connection import Connection
 from broker.errors import Disconnected, NoReply, Outcome
 
 if TYPE_CHECKING:

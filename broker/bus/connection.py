@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, Self, cast
 from broker.bus.authentication import Authentication
 from broker.bus.calls import CALL_TIMEOUT, Calls, within
 from broker.bus.codec import (
+    Head,
     MalformedMessageError,
     Message,
     MessageType,
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 
 # At once; a message of an activation has a tenth of a kilobyte.
 READ_BYTES: Final = 65536
+# Of one message from anybody: no question or answer of ours is nearly as long.
+TAKEN: Final = 8 << 20
 
 type_return = MessageType.METHOD_RETURN
 type_error = MessageType.ERROR
@@ -211,10 +214,24 @@ class Connection(Calls, asyncio.BufferedProtocol):
             return
         if message is None:
             return
+        if isinstance(frame, Head):
+            self._refuse_long(message)
+            return
         if message.message_type in (type_return, type_error):
             self._answers.take(message)
         else:
             self.on_message(message)
+
+    def take_at_most(self, size: int) -> None:
+        """Refuse calls that have more bytes, and ignore other messages, without keeping them."""
+        self._splitter.most = size
+
+    def _refuse_long(self, message: Message) -> None:
+        if message.message_type is MessageType.METHOD_CALL:
+            text = f"a call of more than {self._splitter.most} bytes is not read"
+            self.reply_error(message, LimitsExceeded(text))
+        else:
+            log.warning("ignoring a message that is too long, from %s", message.sender)
 
     def refuse(self, message: Message) -> None:
         """Answer a call that nobody here serves: its sender must not wait for a timeout."""

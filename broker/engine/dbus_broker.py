@@ -17,7 +17,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.bus.codec import Message, MessageType, Variant
-from broker.bus.connection import Connection
+from broker.bus.connection import TAKEN, Connection
 from broker.engine.base import START_TIMEOUT, Engine
 from broker.errors import (
     EngineMissing,
@@ -164,6 +164,7 @@ class DBusBroker(Engine):
             theirs.close()
         try:
             self._link = await Connection.to_peer(ours, timeout=START_TIMEOUT)
+            self._link.take_at_most(TAKEN)
             self._link.on_message = self._on_message
             self._link.on_closed = self._on_closed
             await self.set_names(names)

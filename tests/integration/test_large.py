@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from broker.client import MANAGER, ROOT, SERVICE
+from broker.bus.codec import Message
+from broker.client import BUS_NAME, MANAGER, ROOT, SERVICE, Client
 from broker.core.printable import LONGEST
 from broker.errors import FDO, RemoteError
 from broker.process import procfs
@@ -118,3 +119,21 @@ async def test_a_bus_that_takes_too_little_is_refused(place: Place) -> None:
         "dbus-activator: max_message_size: 1000 bytes are too few for our own messages, which "
         "need 8192\n"
     )
+
+
+async def test_calls_of_megabytes_are_refused_unread(place: Place) -> None:
+    """Nothing of them is kept, whatever they are for."""
+    text = "x" * 20_000_000
+    place.add(NAME)
+    async with place.serve() as bus, await Client.connect(bus.address) as client:
+        before = procfs.peak_memory(bus.pid)
+        (ours,) = await client.bus.call_bus("GetNameOwner", "s", [BUS_NAME])
+        for member in ("GetService", "NoSuchMethod"):
+            with pytest.raises(RemoteError, match="is not read") as caught:
+                await client.bus.call(ours, ROOT, MANAGER, member, "s", [text])
+            assert caught.value.name == f"{FDO}LimitsExceeded"
+        path = f"/{text}"
+        client.bus.send(Message(destination=ours, path=path, interface=MANAGER, member="Reload"))
+        assert await bus.echo(NAME) == "hello"
+        await client.call("ListServices")
+        assert procfs.peak_memory(bus.pid) < before + BOUND

@@ -98,7 +98,6 @@ def test_a_fault_in_the_rules_ends_the_session_with_its_own_status(place: Place)
     place.user = Installation(place.write("broken", BROKEN_RULES.format(python=python)))
     done = place.run("sh", "-c", RESET)
     assert done.returncode == 127
-    assert "ResetFailed failed in the broker\n" in done.stderr  # busctl's, of the answer
     assert done.stderr.count("AssertionError") == done.stderr.count("Traceback") == 2
     assert re.search(
         rf"^dbus-activator: {NAME}: ResetFailed failed half-way: .* in state DEAD\Z",

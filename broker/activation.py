@@ -22,7 +22,7 @@ from broker.core.exits import Result
 from broker.core.printable import quoted
 from broker.core.state import State
 from broker.deadline import Deadline
-from broker.errors import NotCaptured, Outcome, ServiceUnknown, SpawnFileInvalid
+from broker.errors import Broken, NotCaptured, Outcome, ServiceUnknown, SpawnFileInvalid
 from broker.process import clock, procfs
 from broker.process.capture import Capture
 from broker.process.spawn import Program, SpawnRefusedError
@@ -76,6 +76,8 @@ class Activator:
         environment: what a service is started with.
         users: all that descriptors may say a service is to run as; None where they
             may say anything, since it has no meaning.
+        explains: whether the text of an error may say what the service wrote last, or what
+            is in its environment.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Activator:
         self.environment: dict[str, str] = {}
         self.bus_environment: dict[str, str] = {}
         self.users: frozenset[str] | None = None
+        self.explains = True
         self._limits = limits
         self._supervisor = supervisor
         self._events = events
@@ -102,9 +105,18 @@ class Activator:
     # -- events ----------------------------------------------------------------
 
     def handle(self, unit: Unit, event: Event) -> None:
-        """Give an event to a service and carry out what it asks for."""
-        for effect in unit.service.handle(event, clock.now()):
-            self._perform(unit, effect)
+        """Give an event to a service and carry out what it asks for.
+
+        Raises:
+            Broken: not all of it was done, so the service is not as its state says.
+        """
+        try:
+            for effect in unit.service.handle(event, clock.now()):
+                self._perform(unit, effect)
+        except Broken:
+            raise
+        except Exception as e:
+            raise Broken(f"{unit.service.name}: {type(event).__name__} failed half-way: {e}") from e
         self._events.service_changed(unit)
         if self.units.drop_if_over(unit):
             self._events.service_gone(unit)
@@ -236,8 +248,7 @@ class Activator:
                 self._disarm(unit)
             case ev.ConfirmOwner():
                 self._events.confirm_owner(
-                    unit.service.name,
-                    lambda owner: self.handle(unit, ev.OwnerConfirmed(owner)),
+                    unit.service.name, lambda owner: self._owner_confirmed(unit, owner)
                 )
             case ev.CompleteActivation(tokens, sure):
                 self._complete(unit, tokens, sure=sure)
@@ -279,6 +290,7 @@ class Activator:
                     environ=self.environment | self.bus_environment,
                     null_output=self._null_output,
                     fds=fds,
+                    explains=self.explains,
                 )
                 process = self._supervisor.spawn(
                     program, name, lambda refused: self._refused(unit, serial, refused)
@@ -314,6 +326,7 @@ class Activator:
         if unit.log is not None:
             # What it wrote before it died is in the pipe since then.
             self._drain(unit)
+        if unit.log is not None and self.explains:
             error = reasons.explained(error, unit.log.last_words(unit.service.activations))
         for token in _requests(tokens):
             self._events.fail_request(name, token, error)
@@ -351,6 +364,11 @@ class Activator:
         if unit.timer is not None:
             unit.timer.cancel()
             unit.timer = None
+
+    def _owner_confirmed(self, unit: Unit, owner: str) -> None:
+        # By now it may have left the table, and its name be another one's.
+        if self.units.get(unit.service.name) is unit:
+            self.handle(unit, ev.OwnerConfirmed(owner))
 
     def _fire(self, unit: Unit, timer: Timer) -> None:
         unit.timer = None

@@ -18,7 +18,9 @@ from broker.ending import ENGINE_STOP_TIMEOUT, Ending
 from broker.engine.base import EngineSettings, machine_id
 from broker.engine.choose import choose
 from broker.errors import (
+    Broken,
     EngineFailed,
+    Fault,
     KernelRefused,
     NotReloaded,
     Outcome,
@@ -67,7 +69,8 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._on_fault)
         self._ended = asyncio.Event()
-        self._fault: BaseException | None = None
+        self._fault: Fault | None = None
+        self._last_fault = ""
         self._stopped_services: asyncio.Future[None] = self._loop.create_future()
         self._closing = False
         self._exit_callers: list[str] = []
@@ -144,8 +147,14 @@ class Daemon:
         await self._engine.start(self.units.keys())
         listening = str(self.config.listener.address)
         self._presence = presence = Presence(
-            self._control, self, machine_id=machine_id(), max_rules=self._engine.max_rules
+            self._control,
+            self,
+            machine_id=machine_id(),
+            max_rules=self._engine.max_rules,
+            largest=self._engine.largest_message,
+            discreet=self._engine.admits_others,
         )
+        self._activator.explains = not self._engine.admits_others
         try:
             guid = await presence.watch(listening, self.units.keys())
             self.bus_address = f"{listening},guid={guid}"
@@ -179,7 +188,7 @@ class Daemon:
         """Return when somebody called ``Exit``.
 
         Raises:
-            Fault: the bus ended, or something in here failed.
+            Fault: the bus ended, or (Broken) something in here failed.
         """
         await self._ended.wait()
         if self._fault is not None:
@@ -202,12 +211,26 @@ class Daemon:
         self.supervisor.close()
 
     def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Something failed that must not: the session ends, and says why."""
+        """Something failed that must not.
+
+        A reload that nobody waits for, and its like, costs nothing more. What was called by
+        the loop itself (the reaping, a timer, the bus's news) ends the session.
+        """
         fault = context.get("exception") or RuntimeError(context["message"])
-        log.error("fault: %s", context["message"], exc_info=fault)
+        if repr(fault) != self._last_fault:
+            # The reaping comes back in each turn of the loop, and with it what ails it.
+            self._last_fault = repr(fault)
+            log.error("fault: %s", context["message"], exc_info=fault)
+        # "Task exception was never retrieved" comes with the future that had it.
+        if "future" in context and not isinstance(fault, Broken):
+            if self._publisher is not None:
+                self._publisher.count_fault()
+            return
+        if not isinstance(fault, Fault):
+            fault = Broken(f"a fault in the broker: {type(fault).__name__}: {fault}")
         self._end(fault)
 
-    def _end(self, fault: BaseException | None) -> None:
+    def _end(self, fault: Fault | None) -> None:
         if not self._ended.is_set():
             self._fault = fault
             self._ended.set()
@@ -216,11 +239,12 @@ class Daemon:
 
     async def _load(self) -> Mapping[str, Descriptor]:
         catalog = await self._loader.load()
-        for problem in catalog.problems:
+        problems = dict.fromkeys(map(str, catalog.problems))
+        for problem in problems:
             # Said once, however often the directories are read again.
-            if str(problem) not in self._problems:
-                self._problems.add(str(problem))
+            if problem not in self._problems:
                 log.warning("%s", problem)
+        self._problems = set(problems)
         return catalog.entries
 
     async def reload(self) -> None:

@@ -9,6 +9,10 @@ There are two kinds, and the type says which:
   refuses what the broker cannot do without. It passes through everything and
   ends the program with its ``exit_status`` (LSB's codes for daemons) and its
   text on stderr.
+
+Any other exception is a mistake of ours. Out of a method call it costs that call
+(``bus.objects``), out of a signal that signal (``api.publisher``); elsewhere it becomes
+``Broken``, and so does one that leaves a service's state half changed.
 """
 
 from __future__ import annotations
@@ -225,6 +229,14 @@ class EngineFailed(Fault):
 
 class KernelRefused(Fault):
     """The kernel lacks, or refuses, what supervision is built on."""
+
+
+class Broken(Fault):
+    """What all else stands on failed half-way: reaping, a service's rules, the link to the bus.
+
+    What is known of services need not be true any more. The fault itself is its cause, and
+    its traceback is in the log.
+    """
 
 
 class OutputRefused(Fault):

@@ -39,6 +39,8 @@ class Presence:
         control: what the objects show.
         events: hears of the names' owners.
         max_rules: see ``NameWatch``.
+        largest: see ``Connection``.
+        discreet: see ``ObjectServer``.
 
     Attributes:
         names: the watch over the services' names.
@@ -46,12 +48,21 @@ class Presence:
     """
 
     def __init__(
-        self, control: Control, events: NameEvents, *, machine_id: str, max_rules: int
+        self,
+        control: Control,
+        events: NameEvents,
+        *,
+        machine_id: str,
+        max_rules: int,
+        largest: int,
+        discreet: bool,
     ) -> None:
         self.names = NameWatch(events, max_rules)
         self.publisher: Publisher | None = None
         self._control = control
         self._machine_id = machine_id
+        self._largest = largest
+        self._discreet = discreet
         self._late: asyncio.Future[None] | None = None
         self._watching = LastingConnection("names", self.names.resume)
         self._serving = LastingConnection("our objects", self._take_place)
@@ -96,6 +107,8 @@ class Presence:
     async def _begin(self, connection: Connection) -> None:
         self._server = ObjectServer(connection, paths.ROOT, self._machine_id)
         callers = BusCallers(self._serving)
+        self._server.require_privilege = callers.require_privilege
+        self._server.discreet = self._discreet
         loop = asyncio.get_running_loop()
         publisher = Publisher(loop, self._server, self._control, callers)
         processes = self._control.processes
@@ -113,6 +126,7 @@ class Presence:
         self.publisher = publisher
 
     def _lead(self, connection: Connection, publisher: Publisher) -> None:
+        connection.largest = self._largest
         connection.on_message = self._server.handle
         connection.sift = self._server.sift
         connection.on_caught_up = publisher.flush

@@ -84,6 +84,11 @@ class Remote:
         """Call a method that the broker answers at once; raises as ``call``, and NoReply."""
         return self.reply(self.send(member, signature, *arguments), self.patience)
 
+    def get(self, path: str, interface: str, name: str) -> Any:
+        """One property of an interface of an object; raises as ``call``."""
+        serial = self.bus.send(BUS_NAME, path, PROPERTIES, "Get", "ss", interface, name)
+        return self.reply(serial, self.patience)[0]
+
     def get_all(self, path: str, interface: str) -> dict[str, Any]:
         """Every property of an interface of an object; raises as ``call``."""
         serial = self.bus.send(BUS_NAME, path, PROPERTIES, "GetAll", "s", interface)

@@ -1,4 +1,4 @@
-"""Who calls: the broker's own user and root may change things, others read."""
+"""Who calls: the broker's own user and root may do everything, others read what is public."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ class BusCallers:
             if self._answers.get(caller) is answer:
                 del self._answers[caller]
             raise AccessDenied(f"the bus does not say who {caller} is: {e}") from e
-        if uid not in (0, os.getuid()):
-            raise AccessDenied(f"uid {uid} may not do this; uid {os.getuid()} and root may")
+        if uid not in (0, os.geteuid()):
+            raise AccessDenied(f"uid {uid} may not do this; uid {os.geteuid()} and root may")

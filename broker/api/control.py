@@ -81,7 +81,7 @@ class Control(Protocol):
 
 
 class Callers(Protocol):
-    """Who may change something."""
+    """Who may change something, and read what is not everybody's."""
 
     async def require_privilege(self, caller: str) -> None:
         """Raises AccessDenied unless the caller is our own user or root."""

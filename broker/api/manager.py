@@ -24,15 +24,18 @@ class Manager(Interface):
 
     Attributes:
         signals_dropped: how many signals were never sent.
+        faults: how many calls and signals failed by a fault of ours.
     """
 
-    __slots__ = ("_callers", "_control", "_methods", "signals_dropped")
+    __slots__ = ("_callers", "_control", "_methods", "faults", "signals_dropped")
     spec: ClassVar[InterfaceSpec] = paths.MANAGER
+    private: ClassVar[frozenset[str]] = frozenset({"Environment"})
 
     def __init__(self, control: Control, callers: Callers) -> None:
         self._control = control
         self._callers = callers
         self.signals_dropped = 0
+        self.faults = 0
         # (needs privilege, what to do)
         self._methods: dict[str, tuple[bool, Callable[..., Awaitable[list[Any]]]]] = {
             "StartService": (True, self._start_service),
@@ -44,8 +47,8 @@ class Manager(Interface):
             "GetProcess": (False, self._get_process),
             "ListServices": (False, self._list_services),
             "ListServiceStates": (False, self._list_service_states),
-            "GetLog": (False, self._get_log),
-            "ListLeaks": (False, self._list_leaks),
+            "GetLog": (True, self._get_log),
+            "ListLeaks": (True, self._list_leaks),
             "Reload": (True, self._reload),
             "SetEnvironment": (True, self._set_environment),
             "UnsetEnvironment": (True, self._unset_environment),
@@ -56,6 +59,8 @@ class Manager(Interface):
         """The value of a property."""
         if name == "NSignalsDropped":
             return self.signals_dropped
+        if name == "NFaults":
+            return self.faults
         return _PROPERTIES[name](self._control)
 
     async def call(self, member: str, arguments: list[Any], caller: str) -> list[Any]:

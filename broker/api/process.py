@@ -20,6 +20,7 @@ class ProcessObject(Interface):
 
     __slots__ = ("_process",)
     spec: ClassVar[InterfaceSpec] = paths.PROCESS
+    private: ClassVar[frozenset[str]] = frozenset({"Command"})
 
     def __init__(self, process: Process) -> None:
         self._process = process

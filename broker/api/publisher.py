@@ -82,6 +82,8 @@ class Publisher:
         self._dropping = False
         self._moved = asyncio.Event()
         self._next: asyncio.Handle | None = None
+        server.on_fault = self.count_fault
+        server.on_oversize = self._count_dropped
         self._add(paths.ROOT, self._manager)
         self._assume_said(paths.ROOT)
 
@@ -90,7 +92,7 @@ class Publisher:
     def add_service(self, unit: Unit, *, announce: bool = True) -> None:
         """A descriptor has come; ``announce`` is False before clients can know the bus."""
         path = paths.of_service(unit.service.name)
-        self._add(path, ServiceObject(unit, self._control, self._callers))
+        self._add(path, ServiceObject(unit.service.name, self._control, self._callers))
         if announce:
             self._mark(path)
             self._mark(paths.ROOT)  # it counts them
@@ -140,12 +142,22 @@ class Publisher:
             "StateChangeTimestamp": Variant("t", service.changes.state.realtime),
         }
         if unit.log is not None:
-            details["Log"] = Variant("as", unit.log.last_lines(service.activations))
+            said = [] if self._server.discreet else unit.log.last_lines(service.activations)
+            details["Log"] = Variant("as", said)
         self._queue(self._say_failed, [service.name, error.dbus_name, str(error), details])
 
     def log_appended(self, log: Log) -> None:
         """There is more in a log than when somebody read it."""
         self._queue(self._say_appended, log)
+
+    def count_fault(self) -> None:
+        """A call, or what stands behind one, has failed by a fault of ours."""
+        self._manager.faults += 1
+        self._mark(paths.ROOT)
+
+    def _count_dropped(self) -> None:
+        self._manager.signals_dropped += 1
+        self._mark(paths.ROOT)
 
     def manager_changed(self, *invalidated: str) -> None:
         """Counts may be new; the named properties are."""
@@ -204,7 +216,7 @@ class Publisher:
                     break
                 say, subject = self._signals.popleft()
                 self._taken += 1
-                say(subject)
+                self._try(say, subject)
             if not self._server.behind:
                 self._say_changes()
         self._moved.set()
@@ -231,7 +243,17 @@ class Publisher:
     def _say_changes(self) -> None:
         dirty, self._dirty = self._dirty, {}
         for path in dirty:
-            self._say_change(path)
+            self._try(self._say_change, path)
+
+    def _try(self, say: Callable[[Any], None], subject: Any) -> None:
+        """A fault costs one signal, as one in a method call costs its caller."""
+        try:
+            say(subject)
+        except Exception:
+            log.exception("fault: a signal is not sent")
+            self._manager.faults += 1
+            if subject != paths.ROOT:  # which would be tried for ever
+                self._mark(paths.ROOT)
 
     def _say_change(self, path: str) -> None:
         described, said = self._objects.get(path), self._said.get(path)
@@ -272,7 +294,7 @@ class Publisher:
             "SystemUSec": Variant("t", process.usage.system),
             "MaxRSSBytes": Variant("t", process.usage.max_rss),
             "ExitTimestamp": Variant("t", process.exited.realtime),
-            "Command": Variant("s", " ".join(process.command)),
+            "Command": Variant("s", "" if self._server.discreet else " ".join(process.command)),
             "Origin": Variant("s", str(process.origin)),
             "Attribution": Variant("s", str(process.attribution)),
         }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from broker.api import paths
 from broker.bus.objects import Interface
+from broker.core.printable import bounded, bounded_words
 from broker.process import procfs
 
 if TYPE_CHECKING:
@@ -19,40 +20,42 @@ if TYPE_CHECKING:
 class ServiceObject(Interface):
     """A service, running or not."""
 
-    __slots__ = ("_callers", "_control", "_unit")
+    __slots__ = ("_callers", "_control", "_name")
     spec: ClassVar[InterfaceSpec] = paths.SERVICE
 
-    def __init__(self, unit: Unit, control: Control, callers: Callers) -> None:
-        self._unit = unit
+    def __init__(self, name: str, control: Control, callers: Callers) -> None:
+        # Not its unit: the name may leave the catalog while a call waits, and come back.
+        self._name = name
         self._control = control
         self._callers = callers
 
     def get(self, name: str) -> Any:
         """The value of a property."""
         if name in _COMPUTED:
-            return _COMPUTED[name](self._control, self._unit.service.name)
-        return _PROPERTIES[name](self._unit)
+            return _COMPUTED[name](self._control, self._name)
+        return _PROPERTIES[name](self._control.units[self._name])
 
     async def call(self, member: str, arguments: list[Any], caller: str) -> list[Any]:
         """Carry out a method; all of them change something."""
         await self._callers.require_privilege(caller)
+        unit = self._control.unit(self._name)
         match member:
             case "Start":
-                await self._control.start_service(self._unit)
+                await self._control.start_service(unit)
             case "Stop":
-                await self._control.stop_service(self._unit)
+                await self._control.stop_service(unit)
             case "Kill":
-                self._control.kill_service(self._unit, *arguments)
+                self._control.kill_service(unit, *arguments)
             case "ResetFailed":
-                self._control.reset_failed(self._unit)
+                self._control.reset_failed(unit)
         return []
 
 
 _PROPERTIES: Final[dict[str, Callable[[Unit], Any]]] = {
     "Name": lambda unit: unit.service.name,
     "DescriptorPath": lambda unit: unit.descriptor.path,
-    "User": lambda unit: unit.descriptor.user,
-    "ExecStart": lambda unit: list(unit.descriptor.argv),
+    "User": lambda unit: bounded(unit.descriptor.user),
+    "ExecStart": lambda unit: list(bounded_words(unit.descriptor.argv)),
     "ActiveState": lambda unit: unit.service.state.value[0],
     "SubState": lambda unit: unit.service.state.value[1],
     "Result": lambda unit: str(unit.service.result),

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from broker.bus import marshalling, wire
 from broker.bus.driver import DRIVER, DRIVER_PATH
-from broker.bus.frames import FIXED_HEADER, MalformedMessageError, Splitter
+from broker.bus.frames import FIXED_HEADER, Head, MalformedMessageError, Splitter
 from broker.bus.wire import FIELDS
 
 # Python 3.15 has dropped a function of typing that dbus-next imports, for its own
@@ -37,6 +37,7 @@ from dbus_next.signature import SignatureTree
 from dbus_next.validators import assert_bus_name_valid
 
 __all__ = [
+    "Head",
     "MalformedMessageError",
     "Message",
     "MessageFlag",
@@ -64,22 +65,26 @@ SMALL: Final = 1024
 
 
 class _LargeMessage(Message):  # type: ignore[misc] # dbus-next has no types
-    """One whose body is not read yet."""
+    """One whose body, which begins at ``start``, is not read yet."""
 
-    def __init__(self, frame: bytes, reader: Any, fields: dict[str, Any]) -> None:
+    def __init__(self, frame: bytes, start: int, fields: dict[str, Any]) -> None:
         super().__init__(**fields)
         del self.__dict__["body"]
         self.size = len(frame)
-        self._reader = reader
+        self._frame = frame
+        self._start = start
 
     @cached_property
     def body(self) -> list[Any]:
         """The arguments; raises MalformedMessageError."""
+        reader = _reader(self._frame)
+        reader.offset = self._start
         try:
-            return [self._reader.read_argument(each) for each in self.signature_tree.types]
+            return [reader.read_argument(each) for each in self.signature_tree.types]
         except Exception as e:  # see decode
             raise MalformedMessageError(f"malformed message: {e}") from e
         finally:
+            _release(reader)
             _limit_cache()
 
 
@@ -93,6 +98,7 @@ def encode(message: Message) -> bytes:
 
     Raises:
         ValueError, TypeError, AttributeError, struct.error: its body does not have its signature.
+        LimitsExceeded: an array in it is too long for the protocol.
     """
     fields = {name: value for name in _SENT if (value := getattr(message, name))}
     if message.unix_fds:
@@ -111,18 +117,17 @@ def decode(frame: bytes) -> Message | None:
 
     Raises:
         MalformedMessageError: the frame contradicts its own header. Of a large
-            message, the body may raise it when it is asked for.
+            message, the body may raise it when it is asked for. (A ``Head`` has none.)
     """
     kind = frame[1]
     if not 1 <= kind <= 4:
         return None
-    reader = Unmarshaller(None)
-    reader.buf = frame
-    reader.endian = frame[0]
+    reader = _reader(frame)
     try:
         serial, fields = _read_header(frame, reader)
         reader.align(8)
-        tree = SignatureTree._get(fields.pop("signature", ""))  # noqa: SLF001
+        signature = fields.pop("signature", "")
+        tree = SignatureTree._get("" if isinstance(frame, Head) else signature)  # noqa: SLF001
         fields |= {
             "message_type": MessageType(kind),
             "flags": MessageFlag(frame[2]),
@@ -130,7 +135,7 @@ def decode(frame: bytes) -> Message | None:
             "signature": tree,
         }
         if len(frame) > SMALL:
-            return _LargeMessage(frame, reader, fields)
+            return _LargeMessage(frame, reader.offset, fields)
         body = [reader.read_argument(each) for each in tree.types]
         return Message(body=body, **fields)
     # Its reader and its checks raise much on hostile bytes, also a plain Exception
@@ -139,7 +144,20 @@ def decode(frame: bytes) -> Message | None:
     except Exception as e:
         raise MalformedMessageError(f"malformed message: {e}") from e
     finally:
+        _release(reader)
         _limit_cache()
+
+
+def _reader(frame: bytes) -> Any:
+    reader = Unmarshaller(None)
+    reader.buf = frame
+    reader.endian = frame[0]
+    return reader
+
+
+def _release(reader: Any) -> None:
+    """Let go of the frame: a reader refers to itself, and lasts until it is collected."""
+    reader.buf = b""
 
 
 def _limit_cache() -> None:

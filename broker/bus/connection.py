@@ -17,42 +17,49 @@ import contextlib
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Final, Self, cast
 
-from broker.bus.answers import Answers
 from broker.bus.authentication import Authentication
+from broker.bus.calls import CALL_TIMEOUT, Calls, within
 from broker.bus.codec import (
+    Head,
     MalformedMessageError,
     Message,
-    MessageFlag,
     MessageType,
     Splitter,
     decode,
     encode,
-    of_bus,
 )
-from broker.errors import Disconnected, NoReply, Outcome, RemoteError, UnknownMethod
+from broker.bus.frames import MAX_MESSAGE
+from broker.errors import (
+    Disconnected,
+    LimitsExceeded,
+    NoReply,
+    RemoteError,
+    UnknownMethod,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 log = logging.getLogger(__name__)
 
-# libdbus's and sd-bus's default.
-CALL_TIMEOUT: Final = 25.0
 # At once; a message of an activation has a tenth of a kilobyte.
 READ_BYTES: Final = 65536
+# Of one message from anybody: no question or answer of ours is nearly as long.
+TAKEN: Final = 8 << 20
 
 type_return = MessageType.METHOD_RETURN
 type_error = MessageType.ERROR
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection(Calls, asyncio.BufferedProtocol):
     """A D-Bus connection; made by ``to_bus`` or ``to_peer``, never directly.
 
     Attributes:
         unique_name: the name that the bus gave us; empty towards a peer.
         guid: of the server, 32 hex digits.
+        largest: the most bytes that the peer takes in one message; it hangs up on more.
         on_message: gets every method call and signal, in the order of arrival,
             from within the event loop; it must not block. Without one, calls
             are answered with UnknownMethod.
@@ -62,8 +69,10 @@ class Connection(asyncio.BufferedProtocol):
     """
 
     def __init__(self, sock: socket.socket, *, pass_fds: bool) -> None:
+        super().__init__()
         self.unique_name = ""
         self.guid = ""
+        self.largest = MAX_MESSAGE
         self.on_message: Callable[[Message], None] = self.refuse
         self.on_closed: Callable[[], None] = lambda: None
         self.on_caught_up: Callable[[], None] = lambda: None
@@ -82,7 +91,6 @@ class Connection(asyncio.BufferedProtocol):
         self._caught_up.set()
         self._corked: bytearray | None = None
         self._serial = 0
-        self._answers = Answers()
 
     @classmethod
     async def to_bus(cls, sock: socket.socket, *, timeout: float = CALL_TIMEOUT) -> Self:  # noqa: ASYNC109
@@ -121,7 +129,7 @@ class Connection(asyncio.BufferedProtocol):
         self = cls(sock, pass_fds=pass_fds)
         try:
             await loop.create_unix_connection(lambda: self, sock=sock)
-            if not await _within(timeout, self._ready):
+            if not await within(timeout, self._ready):
                 raise NoReply(f"no answer to the authentication within {timeout:g} s")
             self._ready.result()
         except BaseException:
@@ -206,10 +214,24 @@ class Connection(asyncio.BufferedProtocol):
             return
         if message is None:
             return
+        if isinstance(frame, Head):
+            self._refuse_long(message)
+            return
         if message.message_type in (type_return, type_error):
             self._answers.take(message)
         else:
             self.on_message(message)
+
+    def take_at_most(self, size: int) -> None:
+        """Refuse calls that have more bytes, and ignore other messages, without keeping them."""
+        self._splitter.most = size
+
+    def _refuse_long(self, message: Message) -> None:
+        if message.message_type is MessageType.METHOD_CALL:
+            text = f"a call of more than {self._splitter.most} bytes is not read"
+            self.reply_error(message, LimitsExceeded(text))
+        else:
+            log.warning("ignoring a message that is too long, from %s", message.sender)
 
     def refuse(self, message: Message) -> None:
         """Answer a call that nobody here serves: its sender must not wait for a timeout."""
@@ -238,10 +260,17 @@ class Connection(asyncio.BufferedProtocol):
         await self._caught_up.wait()
 
     def send(self, message: Message) -> int:
-        """Queue a message and return its serial; dropped if the connection has ended."""
+        """Queue a message and return its serial; dropped if the connection has ended.
+
+        Raises:
+            LimitsExceeded: it is larger than the peer takes, and is not sent.
+        """
         serial = message.serial = self._next_serial()
         if not self.closed:
-            self._write(encode(message))
+            data = encode(message)
+            if len(data) > self.largest:
+                raise LimitsExceeded(f"a message of {len(data)} bytes is over the bus's limit")
+            self._write(data)
         return serial
 
     def _write(self, data: bytes | bytearray) -> None:
@@ -287,138 +316,6 @@ class Connection(asyncio.BufferedProtocol):
         self._serial = self._serial % 0xFFFFFFFF + 1
         return self._serial
 
-    def expect(
-        self, serial: int, on_reply: Callable[[Message | Outcome], None], asked: str | None = None
-    ) -> None:
-        """Have the answer to a call that was sent already given to ``on_reply``.
-
-        Args:
-            asked: the call's destination; towards a peer there is none.
-        """
-        if self.closed:
-            on_reply(Disconnected("the connection has ended"))
-        else:
-            self._answers.expect(serial, on_reply, asked or "")
-
-    def request(self, message: Message, on_reply: Callable[[Message | Outcome], None]) -> int:
-        """Send a call; ``on_reply`` is called in the order in which answers arrive.
-
-        That order matters: what the bus sent before an answer has been handled
-        when the answer is, which a task woken by a future cannot promise.
-
-        Returns:
-            the serial, for ``forget``.
-        """
-        serial = self.send(message)
-        self.expect(serial, on_reply, message.destination)
-        return serial
-
-    def forget(self, serial: int) -> None:
-        """Wait no longer for the answer to a request."""
-        self._answers.forget(serial)
-
-    async def call(
-        self,
-        destination: str | None,
-        path: str,
-        interface: str,
-        member: str,
-        signature: str = "",
-        body: list[Any] | None = None,
-        *,
-        timeout: float | None = CALL_TIMEOUT,  # noqa: ASYNC109 - the bus's word for it
-        auto_start: bool = True,
-    ) -> list[Any]:
-        """Call a method and return the arguments of its answer.
-
-        Args:
-            timeout: in seconds; None waits as long as the connection lives.
-            auto_start: whether the bus may activate the destination.
-
-        Raises:
-            RemoteError: the answer is an error.
-            NoReply: none came in time.
-            Disconnected: the connection ended first.
-        """
-        message = Message(
-            destination=destination,
-            path=path,
-            interface=interface,
-            member=member,
-            signature=signature,
-            body=body or [],
-            flags=MessageFlag.NONE if auto_start else MessageFlag.NO_AUTOSTART,
-        )
-        return await self.call_message(message, timeout=timeout)
-
-    async def call_message(self, message: Message, *, timeout: float | None) -> list[Any]:  # noqa: ASYNC109
-        """Like ``call``, with a message made by the caller."""
-        answer: asyncio.Future[Message | Outcome] = self._loop.create_future()
-
-        def on_reply(reply: Message | Outcome) -> None:
-            if not answer.done():
-                answer.set_result(reply)
-
-        serial = self.request(message, on_reply)
-        try:
-            if not await _within(timeout, answer):
-                raise NoReply(f"no answer to {message.member} within {timeout:g} s")
-        finally:
-            self.forget(serial)
-        reply = answer.result()
-        if isinstance(reply, Outcome):
-            raise reply
-        return cast("list[Any]", reply.body)
-
-    async def call_bus(
-        self,
-        member: str,
-        signature: str = "",
-        body: list[Any] | None = None,
-        *,
-        timeout: float | None = CALL_TIMEOUT,  # noqa: ASYNC109
-    ) -> list[Any]:
-        """Call a method of the bus itself (``org.freedesktop.DBus``)."""
-        return await self.call_message(of_bus(member, signature, body or []), timeout=timeout)
-
-    async def call_bus_each(self, member: str, arguments: Iterable[str]) -> list[Message | Outcome]:
-        """Call a method of the bus with each argument, all before the first answer.
-
-        Returns:
-            the answers, in the arguments' order; a connection that ends is one of them.
-
-        Raises:
-            NoReply: they did not all come in time.
-        """
-        answers: list[Message | Outcome] = []
-        calls = [of_bus(member, "s", [each]) for each in arguments]
-        complete: asyncio.Future[None] = self._loop.create_future()
-
-        def on_reply(reply: Message | Outcome) -> None:
-            answers.append(reply)
-            if len(answers) == len(calls) and not complete.done():
-                complete.set_result(None)
-
-        with self.corked():
-            serials = [self.request(each, on_reply) for each in calls]
-        try:
-            if calls and not await _within(CALL_TIMEOUT, complete):
-                raise NoReply(f"no answer to {member} within {CALL_TIMEOUT:g} s")
-        finally:
-            for serial in serials:
-                self.forget(serial)
-        return answers
-
-    def reply(self, call: Message, signature: str = "", body: list[Any] | None = None) -> None:
-        """Answer a call, unless its sender wants no answer."""
-        if not call.flags & MessageFlag.NO_REPLY_EXPECTED:
-            self.send(Message.new_method_return(call, signature, body or []))
-
-    def reply_error(self, call: Message, error: Outcome) -> None:
-        """Answer a call with an error, unless its sender wants no answer."""
-        if not call.flags & MessageFlag.NO_REPLY_EXPECTED:
-            self.send(Message.new_error(call, error.dbus_name, str(error)))
-
     # -- the end ---------------------------------------------------------------
 
     def close(self) -> None:
@@ -432,17 +329,3 @@ class Connection(asyncio.BufferedProtocol):
     async def wait_closed(self) -> None:
         """Return when the connection has ended and its socket is closed."""
         await asyncio.shield(self._gone)
-
-    async def drain(self) -> None:
-        """Return when the peer has taken, and answered, all that was sent before."""
-        await self.call_bus("GetId")
-
-
-async def _within(seconds: float | None, future: asyncio.Future[Any]) -> bool:
-    """Wait for a future; whether it was done in time.
-
-    Not by asyncio.timeout: that drops an answer that is there when the time is up, as it
-    is whenever this process stood still for longer.
-    """
-    done, _ = await asyncio.wait([future], timeout=seconds)
-    return bool(done)

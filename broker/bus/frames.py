@@ -23,32 +23,64 @@ class MalformedMessageError(Outcome):
     dbus_name = InvalidArgs.dbus_name
 
 
+class Head(bytes):
+    """The header of a message that is longer than is taken; the rest of it is never kept."""
+
+    __slots__ = ()
+
+
 class Splitter:
-    """Cuts a stream of bytes into frames of one message each."""
+    """Cuts a stream of bytes into frames of one message each.
+
+    Attributes:
+        most: bytes of a message that is taken. Of a longer one there is the ``Head``, or
+            nothing if that is longer as well.
+    """
 
     def __init__(self) -> None:
+        self.most = MAX_MESSAGE
         self._buffer = bytearray()
+        self._skipped = 0  # bytes that are still to come of a message that is not taken
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Frames that are whole now.
+        """Frames that are whole now, and heads.
 
         Raises:
             MalformedMessageError: the stream is not D-Bus, or a message is longer than
                 the specification allows; nothing after it can be read.
         """
+        if self._skipped:
+            passed = min(self._skipped, len(data))
+            self._skipped -= passed
+            data = data[passed:]
         self._buffer += data
         start = 0
         try:
             while len(self._buffer) - start >= FIXED_HEADER:
                 end = start + self._length(start)
-                if len(self._buffer) < end:
+                long = end - start > self.most
+                kept = self._head(start) if long else end
+                if len(self._buffer) < kept:
                     break
                 with memoryview(self._buffer) as view:
-                    frame = bytes(view[start:end])  # copied once: it may have 128 MiB
+                    frame = bytes(view[start:kept])  # copied once: it may have 128 MiB
                 start = end
-                yield frame
+                if not long:
+                    yield frame
+                    continue
+                self._skipped = max(0, end - len(self._buffer))
+                start -= self._skipped
+                if frame:
+                    yield Head(frame)
         finally:
             del self._buffer[:start]
+
+    def _head(self, start: int) -> int:
+        """Where the header of a long message ends; where it begins, if it is too long itself."""
+        order = "<" if self._buffer[start] == ord("l") else ">"
+        (fields,) = struct.unpack_from(f"{order}I", self._buffer, start + 12)
+        head: int = FIXED_HEADER + (fields + 7 & ~7)
+        return start + head if head <= self.most else start
 
     def _length(self, start: int) -> int:
         order = {ord("l"): "<", ord("B"): ">"}.get(self._buffer[start])

@@ -7,7 +7,8 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.bus import address
-from broker.bus.connection import CALL_TIMEOUT, Connection
+from broker.bus.calls import CALL_TIMEOUT
+from broker.bus.connection import TAKEN, Connection
 from broker.errors import Disconnected, NoReply, Outcome
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class LastingConnection:
                 raise Disconnected(f"another bus listens on {self._where} now")
             self._guid = self._guid or connection.guid
             self._connection = connection
+            connection.take_at_most(TAKEN)
             connection.on_closed = self._on_closed
             await self._take_up(connection)
             if connection.closed:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import struct
 
+from broker.errors import LimitsExceeded
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,6 +46,9 @@ _FIXED: Final = {
 _ALIGNMENT: Final = {"s": 4, "o": 4, "a": 4, "g": 1, "v": 1, "(": 8, "{": 8}
 _PADDING: Final = [bytes(size) for size in range(8)]
 _LENGTH: Final = struct.Struct("<I")
+# "The maximum length of an array in bytes is 2 to the 26th power" (D-Bus specification,
+# Basic types); a bus hangs up on who sends a longer one.
+MAX_ARRAY: Final = 1 << 26
 # Signatures come from peers too, who could invent them without end.
 _KEPT: Final = 256
 
@@ -107,6 +112,7 @@ def body(signature: str, values: Iterable[Any]) -> bytearray:
 
     Raises:
         ValueError, TypeError, AttributeError, struct.error: they do not have the signature.
+        LimitsExceeded: one of them is an array of more than 64 MiB.
     """
     out = bytearray()
     for each, value in zip(types(signature), values, strict=True):
@@ -190,7 +196,10 @@ def _array_writer(element: str) -> Writer:
         else:
             for each in values.items() if element[0] == "{" else values:
                 write_one(out, each)
-        _LENGTH.pack_into(out, at, len(out) - start)
+        size = len(out) - start
+        if size > MAX_ARRAY:
+            raise LimitsExceeded(f"a list of {size} bytes is over the protocol's limit")
+        _LENGTH.pack_into(out, at, size)
 
     return write
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from abc import ABC, abstractmethod
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from broker.bus import interface, peek, wire
 from broker.bus.codec import SMALL, Message, MessageType, Variant, signal, size
+from broker.bus.exported import Interface
 from broker.errors import (
+    AccessDenied,
+    Broken,
     InvalidArgs,
     LimitsExceeded,
     Outcome,
@@ -37,6 +39,16 @@ if TYPE_CHECKING:
     # Member, arguments, caller; to the results.
     _Work = Callable[[str, list[Any], str], Coroutine[Any, Any, list[Any]]]
 
+__all__ = [
+    "INTROSPECTABLE",
+    "OBJECT_MANAGER",
+    "PEER",
+    "PROPERTIES",
+    "UNDER_WAY",
+    "Interface",
+    "ObjectServer",
+]
+
 log = logging.getLogger(__name__)
 
 _XML: Final = os.path.join(os.path.dirname(__file__), "xml")
@@ -50,39 +62,12 @@ OBJECT_MANAGER: Final = interface.load(_XML, "org.freedesktop.DBus.ObjectManager
 # has such a limit for each connection, max_replies_per_connection.)
 UNDER_WAY: Final = 1 << 20
 
+_FAULT: Final = "fault: %s, called by %s"
+
 _DOCTYPE: Final = (
     '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
     ' "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">\n'
 )
-
-
-class Interface(ABC):
-    """One interface of one object."""
-
-    __slots__ = ()
-    spec: ClassVar[InterfaceSpec]
-
-    @abstractmethod
-    def get(self, name: str) -> Any:
-        """The value of a property that the XML lists, as dbus-next's types want it."""
-
-    @abstractmethod
-    async def call(self, member: str, arguments: list[Any], caller: str) -> list[Any]:
-        """Carry out a method that the XML lists; arguments have its signature.
-
-        Args:
-            caller: the unique name of the connection that calls.
-
-        Raises:
-            Outcome: what the caller is told. Anything else is a fault of ours.
-        """
-
-    def get_all(self) -> dict[str, Variant]:
-        """Every property."""
-        return {
-            name: Variant(spec.signature, self.get(name))
-            for name, spec in self.spec.properties.items()
-        }
 
 
 class _Caller:
@@ -111,6 +96,11 @@ class ObjectServer:
         before_call: awaited before a call that may depend on what was done elsewhere on
             the bus before it was sent.
         silent: there is nobody to send signals to: they wait, and so do answers.
+        require_privilege: awaited with the caller's unique name before it reads what is
+            private; raises AccessDenied.
+        discreet: whether signals may reach others, so that what is private is empty there.
+        on_fault: called for each call that failed by a fault of ours.
+        on_oversize: called for each signal that was not sent, being larger than the bus takes.
     """
 
     def __init__(self, connection: Connection, root: str, machine_id: str) -> None:
@@ -120,6 +110,10 @@ class ObjectServer:
         self.before_reply: Callable[[], Awaitable[None]] = _nothing
         self.before_call: Callable[[], Awaitable[None]] = _nothing
         self.silent = False
+        self.require_privilege: Callable[[str], Awaitable[None]] = _everybody
+        self.discreet = False
+        self.on_fault: Callable[[], None] = lambda: None
+        self.on_oversize: Callable[[], None] = lambda: None
         self._objects: dict[str, tuple[Interface, ...]] = {}
         # Parent path to names of children, also for paths that only lead somewhere.
         self._children: dict[str, dict[str, int]] = {"/": {}}
@@ -170,7 +164,7 @@ class ObjectServer:
 
     def emit_added(self, path: str) -> None:
         """Tell that an object is new, from the manager's path as the specification says."""
-        described = {each.spec.name: each.get_all() for each in self._objects[path]}
+        described = self._describe(path, trusted=not self.discreet)
         self._emit(self._root, OBJECT_MANAGER, "InterfacesAdded", [path, described])
 
     def emit_removed(self, path: str, interfaces: list[str]) -> None:
@@ -191,7 +185,14 @@ class ObjectServer:
         self._emit(path, spec, member, body)
 
     def _emit(self, path: str, spec: InterfaceSpec, member: str, body: list[Any]) -> None:
-        self._connection.send(signal(path, spec.name, member, spec.signals[member], body))
+        try:
+            self._connection.send(signal(path, spec.name, member, spec.signals[member], body))
+        except LimitsExceeded as e:
+            log.warning("%s of %s is not sent: %s", member, path, e)
+            self.on_oversize()
+
+    def _describe(self, path: str, *, trusted: bool) -> dict[str, dict[str, Variant]]:
+        return {each.spec.name: each.get_all(trusted=trusted) for each in self._objects[path]}
 
     # -- calls -----------------------------------------------------------------
 
@@ -223,6 +224,10 @@ class ObjectServer:
         except Outcome as e:
             connection.reply_error(call, e)
             return
+        except Exception:
+            log.exception(_FAULT, call.member, call.sender)
+            self._failed(connection, call)
+            return
         task = asyncio.get_running_loop().create_task(
             self._answer(connection, call, caller, *found)
         )
@@ -248,12 +253,29 @@ class ObjectServer:
             del self._callers[call.sender]
         self._tasks.discard(task)
         if not task.cancelled() and (fault := task.exception()):
-            # Not an Outcome, so a fault of ours: loud, through the loop's handler.
+            # Not the caller's alone: loud, through the loop's handler.
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "a method handler failed", "exception": fault, "task": task}
             )
 
     async def _answer(
+        self, connection: Connection, call: Message, caller: _Caller, results: str, work: _Work
+    ) -> None:
+        try:
+            await self._carry_out(connection, call, caller, results, work)
+        except Broken:
+            _refuse(connection, call)
+            raise
+        except Exception:
+            log.exception(_FAULT, call.member, call.sender)
+            self._failed(connection, call)
+
+    def _failed(self, connection: Connection, call: Message) -> None:
+        """A fault of ours: the log has learnt why, the caller learns that it failed."""
+        self.on_fault()
+        _refuse(connection, call)
+
+    async def _carry_out(
         self, connection: Connection, call: Message, caller: _Caller, results: str, work: _Work
     ) -> None:
         try:
@@ -272,10 +294,6 @@ class ObjectServer:
         except Outcome as e:
             await self.before_reply()
             connection.reply_error(call, e)
-        except Exception:
-            # The caller learns that it failed, the log learns why.
-            connection.reply_error(call, Outcome(f"{call.member} failed in the broker"))
-            raise
 
     async def finish(self) -> None:
         """Return when every call that came has been answered."""
@@ -343,8 +361,9 @@ class ObjectServer:
         return [f"{_DOCTYPE}<node>\n{''.join(spec.xml for spec in specs)}{children}</node>\n"]
 
     async def _managed(
-        self, _path: str, _member: str, _arguments: list[Any], _caller: str
+        self, _path: str, _member: str, _arguments: list[Any], caller: str
     ) -> list[Any]:
+        trusted = await self._is_trusted(caller)
         await self.before_reply()
         below = self._root.rstrip("/") + "/"
         found: dict[str, dict[str, dict[str, Variant]]] = {}
@@ -356,12 +375,14 @@ class ObjectServer:
             if path.startswith(below) and path != self._root and path not in found
         ]:
             for path in new:
-                found[path] = {each.spec.name: each.get_all() for each in self._objects[path]}
+                found[path] = self._describe(path, trusted=trusted)
         return [found]
 
     async def _properties(
-        self, path: str, member: str, arguments: list[Any], _caller: str
+        self, path: str, member: str, arguments: list[Any], caller: str
     ) -> list[Any]:
+        # Before all else: what is read after the last wait is as old as its answer.
+        trusted = await self._may_read(path, member, arguments, caller)
         await self.before_reply()
         self._check_exists(path)
         objects = self._objects.get(path, ())
@@ -370,7 +391,8 @@ class ObjectServer:
         if not chosen and name not in {spec.name for spec in self._standard(path)}:
             raise UnknownInterface(f"{path} has no interface {name}")
         if member == "GetAll":
-            return [{key: value for each in chosen for key, value in each.get_all().items()}]
+            found = [each.get_all(trusted=trusted) for each in chosen]
+            return [{key: value for each in found for key, value in each.items()}]
         for each in chosen:
             if arguments[1] in each.spec.properties:
                 if member == "Set":
@@ -379,8 +401,38 @@ class ObjectServer:
                 return [Variant(spec.signature, each.get(arguments[1]))]
         raise UnknownProperty(f"{name or path} has no property {arguments[1]}")
 
+    async def _may_read(self, path: str, member: str, arguments: list[Any], caller: str) -> bool:
+        """Whether private properties are for the caller; only asked where some are to be read.
+
+        Raises:
+            AccessDenied: it asks for one alone, and may not.
+        """
+        chosen = [
+            each for each in self._objects.get(path, ()) if arguments[0] in ("", each.spec.name)
+        ]
+        if member == "GetAll":
+            return not any(each.private for each in chosen) or await self._is_trusted(caller)
+        if member == "Get" and any(arguments[1] in each.private for each in chosen):
+            await self.require_privilege(caller)
+        return True
+
+    async def _is_trusted(self, caller: str) -> bool:
+        try:
+            await self.require_privilege(caller)
+        except AccessDenied:
+            return False
+        return True
+
 
 async def _nothing() -> None:
+    pass
+
+
+def _refuse(connection: Connection, call: Message) -> None:
+    connection.reply_error(call, Outcome(f"{call.member} failed in the broker"))
+
+
+async def _everybody(_caller: str) -> None:
     pass
 
 

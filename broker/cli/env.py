@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from broker.cli import query
+from broker.contract import MANAGER, ROOT
 from broker.core.printable import printable
 
 
@@ -19,6 +20,8 @@ def command(
 ) -> None:
     """Show the activation environment, which services are started with, or change it.
 
+    Both are for the broker's own user and root.
+
     \b
     Example:
       dbus-activator env LANG=C.UTF-8 --unset LC_ALL
@@ -30,7 +33,8 @@ def command(
             remote.call("SetEnvironment", "as", list(assignments))
         if unset or assignments:
             return
-        environment = remote.manager()["Environment"]
+        # Of all properties at once it would be an empty one to who may not see it.
+        environment = remote.get(ROOT, MANAGER, "Environment")
     mode = query.json_mode(options)
     if mode != "off":
         query.print_json(dict(each.split("=", 1) for each in environment), mode)

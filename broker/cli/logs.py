@@ -9,7 +9,7 @@ import click
 
 from broker.cli import query, words
 from broker.contract import BUS_NAME
-from broker.errors import NotCaptured, RemoteError
+from broker.errors import AccessDenied, NotCaptured, RemoteError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,8 @@ def command(
 ) -> None:
     """Print what a service has written, with the time, if the broker captures it.
 
+    It is for the broker's own user and root.
+
     With --json, each line is a document of its own.
 
     \b
@@ -59,11 +61,13 @@ def command(
 
 
 def tail(remote: Remote, name: str, count: int) -> list[dict[str, Any]]:
-    """The newest lines of a service; none where the broker keeps none."""
+    """The newest lines of a service; none where the broker keeps none, or not for us."""
     try:
         return _Log(remote, name).newest(count)
     except RemoteError as e:
-        if e.name != NotCaptured.dbus_name and not query.is_unknown(e):
+        if e.name == AccessDenied.dbus_name:
+            print(f"dbus-activator: what {name} has written is not shown: {e}", file=sys.stderr)
+        elif e.name != NotCaptured.dbus_name and not query.is_unknown(e):
             raise
         return []
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from broker.bus.wire import Received
     from broker.remote import Remote
+    from broker.snapshot import Snapshot
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -104,6 +105,19 @@ def bus_address(where: str | None) -> str:
 def is_unknown(e: RemoteError) -> bool:
     """Whether an answer says that there is no such service or process."""
     return e.name in _UNKNOWN_NAMES
+
+
+def note_commands(snapshot: Snapshot) -> None:
+    """Say so if the broker does not tell us command lines."""
+    # The bus itself has one.
+    if not any(each["Command"] for each in snapshot.processes.values()):
+        note_withheld("command lines are")
+
+
+def note_withheld(what: str) -> None:
+    """Say that something is not for us, such as "command lines are"."""
+    whose = "for the broker's own user and root"
+    print(f"dbus-activator: {what} not shown: that is {whose}", file=sys.stderr)
 
 
 def json_mode(options: dict[str, Any]) -> str:

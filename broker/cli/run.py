@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from broker.leaks import Leak
+
+log = logging.getLogger(__name__)
 
 OWN_FAILURE: Final = 127
 LEAKED: Final = 99
@@ -75,6 +78,12 @@ def command(
             _write_report(json_report, argv, status, ended)
     except (Fault, SpawnRefusedError) as e:
         complain(f"{PROGRAM}: {e}")
+        sys.exit(OWN_FAILURE)
+    except click.ClickException:
+        raise
+    except Exception:
+        # Python's own status for it, 1, would pass for the command's.
+        log.exception("fault")
         sys.exit(OWN_FAILURE)
     if fail_on_leak and ended.leaks:
         _print_leaks(ended.leaks)

@@ -62,6 +62,8 @@ def command(targets: tuple[str, ...], where: str | None, **options: Any) -> None
             for each in map(snapshot.services.get, found)
             if each is not None
         }
+    if found:
+        query.note_commands(snapshot)
     services = [snapshot.services[path] for path in found if path in snapshot.services]
     if any(each["ActiveState"] != "active" for each in services):
         status = status or query.NOT_RUNNING
@@ -175,6 +177,8 @@ def _log_lines(log: list[dict[str, Any]]) -> Iterator[str]:
 def _show_bus(remote: Remote, mode: str) -> None:
     about = remote.manager()
     if mode != "off":
+        if not about["Environment"]:  # it has at least a PATH
+            query.note_withheld("the environment is")
         query.print_json(about, mode)
         return
     columns = output.width()

@@ -65,7 +65,7 @@ def _of_record(record: dict[str, Any]) -> Row:
         service=record["ServiceName"],
         exit=exit_word(record["ExitCode"], record["ExitStatus"]),
         started=record["StartTimestampMonotonic"],
-        command=" ".join(record["Command"]),
+        command=" ".join(record["Command"]) or "-",  # it is not everybody's
         adopted=record["Origin"] == "adopted",
     )
 

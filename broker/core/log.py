@@ -87,7 +87,8 @@ class Log:
             them, and how many lines after the serial had to make room for newer ones.
         """
         oldest = self.last - len(self._entries)
-        first = max(oldest, serial, self.last - count if count else 0)
+        # A serial is the caller's, and may be larger than any that there will be.
+        first = min(max(oldest, serial, self.last - count if count else 0), self.last)
         return list(islice(self._entries, first - oldest, None)), max(0, oldest - serial)
 
     def last_lines(self, activation: int) -> list[str]:

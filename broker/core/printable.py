@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LONGEST = 4096
+"""Bytes of UTF-8 that a command line, or the text of an error, may have on the bus."""
 _LONGEST_QUOTE = 80
+_CUT = "…"
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -30,4 +37,17 @@ def quoted(text: str) -> str:
     """
     if len(text) <= _LONGEST_QUOTE:
         return repr(text)
-    return repr(text[:_LONGEST_QUOTE]) + "…"
+    return repr(text[:_LONGEST_QUOTE]) + _CUT
+
+
+def bounded(text: str) -> str:
+    """Returns ``text``, cut to ``LONGEST`` bytes; then an ellipsis, which is counted, ends it."""
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) <= LONGEST:
+        return text
+    return data[: LONGEST - len(_CUT.encode())].decode("utf-8", "ignore") + _CUT
+
+
+def bounded_words(words: Sequence[str]) -> tuple[str, ...]:
+    """Returns a command line, cut in the same way; each word counts for a byte more."""
+    return tuple(bounded("\0".join(words)).split("\0")) if words else ()

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
+from broker.bus.frames import MAX_MESSAGE
 from broker.core.environment import inherited
 from broker.errors import EngineFailed
 from broker.process.spawn import Program, SpawnRefusedError, raised_file_limit
@@ -106,6 +107,16 @@ class Engine(ABC):
         self.version = ""
         self._spawn = spawn
         self._complaints: Complaints | None = None
+
+    @property
+    def largest_message(self) -> int:
+        """The most bytes that a message may have; it hangs up on who sends more."""
+        return MAX_MESSAGE
+
+    @property
+    @abstractmethod
+    def admits_others(self) -> bool:
+        """Whether its policy may let in other users than ours and root."""
 
     @abstractmethod
     async def start(self, names: Collection[str]) -> None:

@@ -17,7 +17,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.bus.codec import Message, MessageType, Variant
-from broker.bus.connection import Connection
+from broker.bus.connection import TAKEN, Connection
 from broker.engine.base import START_TIMEOUT, Engine
 from broker.errors import (
     EngineMissing,
@@ -138,6 +138,12 @@ class DBusBroker(Engine):
         self._count = 0
         self._reloads: set[asyncio.Task[None]] = set()
 
+    @property
+    def admits_others(self) -> bool:
+        """As the first batch of its policy says, which is everybody's; it begins with that."""
+        (_, (admits, *_)), *_ = policy(self._number, os.getuid()).value[0]
+        return bool(admits)
+
     async def start(self, names: Collection[str]) -> None:
         """Start it, become its controller, and give it the names and the listening socket."""
         self.version = f"dbus-broker {await self._check_version()}"
@@ -158,6 +164,7 @@ class DBusBroker(Engine):
             theirs.close()
         try:
             self._link = await Connection.to_peer(ours, timeout=START_TIMEOUT)
+            self._link.take_at_most(TAKEN)
             self._link.on_message = self._on_message
             self._link.on_closed = self._on_closed
             await self.set_names(names)
@@ -278,6 +285,10 @@ class DBusBroker(Engine):
         except Outcome as e:
             log.error("the configuration was not reloaded: %s", e)
             self._controller.reply_error(call, _InvalidConfig())
+        except Exception:
+            # Whoever called would wait for ever; that it is a fault, the loop's handler says.
+            self._controller.reply_error(call, _InvalidConfig())
+            raise
         else:
             self._controller.reply(call)
 

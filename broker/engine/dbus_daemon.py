@@ -24,10 +24,19 @@ from xml.etree import ElementTree as ET
 
 from broker.bus.codec import Message, MessageType
 from broker.bus.driver import DO_NOT_QUEUE, DRIVER, PRIMARY_OWNER
+from broker.bus.frames import MAX_MESSAGE
 from broker.bus.lasting import LastingConnection
+from broker.core.printable import bounded
 from broker.engine.base import START_TIMEOUT, Engine, read_pipe
 from broker.engine.listen import private_directory
-from broker.errors import EngineFailed, NotReloaded, Outcome, UnknownMethod, UnknownObject
+from broker.errors import (
+    BadConfiguration,
+    EngineFailed,
+    NotReloaded,
+    Outcome,
+    UnknownMethod,
+    UnknownObject,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -72,6 +81,10 @@ _BUILT_IN: Final = {
     "max_connections_per_user": 256,
 }
 _BUILT_IN_RULES: Final = 512
+# The built-in max_message_size, in bytes (bus/config-parser.c).
+_BUILT_IN_MESSAGE: Final = 32 << 20
+# Any question of ours to the bus, and any error with its text, has less.
+_LEAST_MESSAGE: Final = 8 << 10
 # Places in that table: of its own, and of each connection from version 1.15 on, the
 # socket and four or five pidfds of the same process.
 _OWN_FDS: Final = 24
@@ -172,8 +185,37 @@ class DBusDaemon(Engine):
         self._reload_task: asyncio.Task[None] | None = None
         self._reload_again = False
 
+    @property
+    def largest_message(self) -> int:
+        """As it is configured."""
+        return min(self._limits.get("max_message_size", _BUILT_IN_MESSAGE), MAX_MESSAGE)
+
+    @property
+    def admits_others(self) -> bool:
+        """If a rule names somebody but root; on a system bus that is the rule.
+
+        It lets in whoever any rule lets in: which of them counts in the end, and whether a
+        name is ours, is not looked at.
+        """
+        rules = ET.fromstring(f"<busconfig>{_policy(self.settings.rules)}</busconfig>")  # noqa: S314
+        return self.settings.rules.kind == "system" or any(
+            rule.get("user", "root") not in ("root", "0") or "group" in rule.attrib
+            for rule in rules.iter("allow")
+        )
+
+    @property
+    def _limits(self) -> dict[str, int]:
+        rules = self.settings.rules
+        # A system bus has the limits that are built in, where it is not told others.
+        return {**_LIMITS, **rules.limits} if rules.kind == "session" else dict(rules.limits)
+
     async def start(self, names: Collection[str]) -> None:
         """Start it on a directory of generated files, and own systemd's name on it."""
+        if self.largest_message < _LEAST_MESSAGE:
+            raise BadConfiguration(
+                f"max_message_size: {self.largest_message} bytes are too few for our own "
+                f"messages, which need {_LEAST_MESSAGE}"
+            )
         number = await self._read_version(r"Daemon (\d+\.\d+\S*)")
         self.version = f"dbus-daemon {number}"
         major, minor, *_ = number.split(".")
@@ -204,8 +246,7 @@ class DBusDaemon(Engine):
 
     def _write_config(self) -> None:
         rules = self.settings.rules
-        # A system bus has the limits that are built in, where it is not told others.
-        limits = {**_LIMITS, **rules.limits} if rules.kind == "session" else dict(rules.limits)
+        limits = self._limits
         patience = min(round(min(self.settings.start_timeout, _INT_MAX) * 1000), _INT_MAX)
         limits["service_start_timeout"] = patience
         # A configuration file may allow less than we need ourselves.
@@ -306,7 +347,7 @@ class DBusDaemon(Engine):
             member="ActivationFailure",
             signature="sss",
             # A NUL would make it take us for hostile, and hang up.
-            body=[name, error.dbus_name, str(error).replace("\0", "\\0")],
+            body=[name, error.dbus_name, bounded(str(error)).replace("\0", "\\0")],
         )
         assert self._link is not None
         if self._link.up.is_set():

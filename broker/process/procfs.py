@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from broker.core.printable import LONGEST, bounded
 from broker.process import spare
 
 if TYPE_CHECKING:
@@ -31,28 +33,29 @@ class Stat:
     start_ticks: int
 
 
-def read(path: str) -> bytes | None:
-    """A whole file of /proc; None if the process has gone or may not be looked at.
+def read(path: str, most: int = sys.maxsize) -> bytes | None:
+    """A file of /proc, or its first ``most`` bytes; None if it is gone or not to be looked at.
 
     os.open and os.read: half the time of a buffered file object, which counts
     when thousands of processes end at once.
     """
     try:
-        return _read(path)
+        return _read(path, most)
     except OSError as e:
         if e.errno not in spare.FULL:
             return None
     with spare.room(), contextlib.suppress(OSError):
-        return _read(path)
+        return _read(path, most)
     return None
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, most: int) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         chunks = []
-        while chunk := os.read(fd, 65536):
+        while most and (chunk := os.read(fd, min(most, 65536))):
             chunks.append(chunk)
+            most -= len(chunk)
     finally:
         os.close(fd)
     return b"".join(chunks)
@@ -103,10 +106,17 @@ def command(pid: int, about: Stat | None = None) -> tuple[str, ...]:
 
 
 def arguments(pid: int) -> tuple[str, ...]:
-    """The command line; empty where there is none, such as a zombie's."""
-    data = read(f"/proc/{pid}/cmdline")
-    words = data.rstrip(b"\0").split(b"\0") if data else []
-    return tuple(word.decode("utf-8", "backslashreplace") for word in words)
+    """The command line, cut to ``LONGEST`` bytes; empty where there is none, such as a zombie's.
+
+    A process may have megabytes of arguments (a quarter of the limit on its stack), and
+    may write others over them; nobody reads more than the first of them.
+    """
+    # A byte more than is kept shows that there are more.
+    data = read(f"/proc/{pid}/cmdline", LONGEST + 1)
+    if not data:
+        return ()
+    text = data.decode("utf-8", "backslashreplace").rstrip("\0")
+    return tuple(bounded(text).split("\0"))
 
 
 def cgroup(pid: int) -> str:

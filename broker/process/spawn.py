@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from broker.core import environment
 from broker.core.exits import Result
+from broker.core.printable import bounded
 from broker.errors import KernelRefused, LimitsExceeded, Outcome, SpawnExecFailed, SpawnFailed
 from broker.process.forked import fork, let_go, reset
 
@@ -68,6 +69,7 @@ class Program:
         mask: signals to be blocked in it.
         reset_signals: default dispositions for all; otherwise only for those
             that Python itself changed.
+        explains: whether a refusal may name what is in its environment.
     """
 
     argv: Sequence[str]
@@ -80,6 +82,7 @@ class Program:
     session: bool = True
     mask: frozenset[int] = frozenset()
     reset_signals: bool = True
+    explains: bool = True
 
 
 class SpawnRefusedError(Exception):
@@ -228,14 +231,16 @@ def _refusal(program: Program, reason: OSError | ValueError) -> SpawnRefusedErro
         text = f"Failed to fork a new process {program.name}: {reason.strerror}"
         return SpawnRefusedError(LimitsExceeded(text), Result.RESOURCES)
     if reason.errno == errno.E2BIG and program.environ:
-        text = (
-            f"Failed to execute program {program.name}: {reason.strerror}: its environment has "
-            f"{environment.size(program.environ)} bytes, most of them in "
-            f"{environment.shorten(environment.largest(program.environ))}"
-        )
+        text = f"Failed to execute program {program.name}: {reason.strerror}"
+        if program.explains:
+            text += (
+                f": its environment has {environment.size(program.environ)} bytes, most of them "
+                f"in {environment.shorten(environment.largest(program.environ))}"
+            )
         return SpawnRefusedError(LimitsExceeded(text), Result.RESOURCES)
     # The reference implementation's words, and the path, which it leaves out.
-    text = f"Failed to execute program {program.name}: {program.argv[0]}: {reason.strerror}"
+    path = bounded(program.argv[0])
+    text = f"Failed to execute program {program.name}: {path}: {reason.strerror}"
     return SpawnRefusedError(SpawnExecFailed(text), Result.EXEC_FAILED)
 
 

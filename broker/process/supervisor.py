@@ -16,6 +16,7 @@ import signal
 from typing import TYPE_CHECKING, Final, Protocol
 
 from broker.core.attribution import Attribution, Origin
+from broker.core.printable import bounded_words
 from broker.core.processes import Process, Processes
 from broker.process import clock, local, procfs, reaper, spare
 from broker.process.activations import NO_ACTIVATION, Activations
@@ -121,7 +122,7 @@ class Supervisor:
             raise
         self._activations.begun(activation, service, leader=pid if program.session else None)
         return self._record(
-            pid, activation, Origin.SPAWNED, Attribution.SPAWNED, tuple(program.argv)
+            pid, activation, Origin.SPAWNED, Attribution.SPAWNED, bounded_words(program.argv)
         )
 
     def is_starting(self, pid: int) -> bool:
@@ -390,6 +391,11 @@ class Supervisor:
                 continue
             except PermissionError:
                 log.warning("process %d is another user's and cannot be ended", pid)
+                continue
+            except OSError as e:
+                # It costs this process alone. If it is no child of ours yet, it becomes one
+                # when its parent ends, and needs no descriptor to be signalled then.
+                log.warning("process %d cannot be signalled: %s", pid, e.strerror)
                 continue
             sent += 1
             if number == signal.SIGTERM:

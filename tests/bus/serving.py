@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 from broker.bus.codec import MessageType
 from broker.bus.objects import Interface, ObjectServer
-from broker.errors import AccessDenied, RemoteError, StartLimitHit
+from broker.errors import AccessDenied, Broken, RemoteError, StartLimitHit
 from tests.bus import wire
 from tests.bus.peer import PATIENCE, Peer
 
@@ -105,6 +105,8 @@ class Test(Interface):
                 raise AccessDenied("")
             case "fault":
                 raise RuntimeError("/secret/path")
+            case "broken":
+                raise Broken("half-way")
 
 
 class More(Interface):

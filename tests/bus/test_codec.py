@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import struct
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from broker.bus import codec
 from broker.bus.codec import (
     MAX_CACHED_SIGNATURES,
+    Head,
     MalformedMessageError,
     Message,
     MessageFlag,
@@ -335,6 +337,34 @@ def test_a_stream_may_come_byte_by_byte() -> None:
 def test_a_stream_may_be_cut_anywhere(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
     assert split([STREAM[a:b] for a, b in itertools.pairwise(edges)]) == VALID
+
+
+def taken(frame: bytes, most: int) -> list[bytes]:
+    """What is given of a frame where no more bytes are taken."""
+    (fields,) = struct.unpack_from("<I" if frame[0] == ord("l") else ">I", frame, 12)
+    head = 16 + (fields + 7 & ~7)
+    if len(frame) <= most:
+        return [frame]
+    return [Head(frame[:head])] if head <= most else []
+
+
+@relaxed
+@given(st.lists(st.integers(0, len(STREAM))), st.sampled_from(sorted(map(len, VALID))))
+def test_of_what_is_too_long_the_header_is_given(cuts: list[int], most: int) -> None:
+    splitter = Splitter()
+    splitter.most = most - 1
+    edges = [0, *sorted(cuts), len(STREAM)]
+    found: list[bytes] = []
+    for a, b in itertools.pairwise(edges):
+        found += splitter.feed(STREAM[a:b])
+        assert len(splitter._buffer) <= max(16, most)  # noqa: SLF001 - what it is for
+    expected = [each for frame in VALID for each in taken(frame, splitter.most)]
+    assert found == expected
+    assert [type(each) for each in found] == [type(each) for each in expected]
+    for each in found:
+        if isinstance(each, Head):
+            message = decode(each)
+            assert message is None or message.body == []
 
 
 def test_the_splitter_keeps_nothing_of_what_it_gave() -> None:

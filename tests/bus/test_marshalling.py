@@ -11,6 +11,7 @@ from hypothesis import given
 
 from broker.bus import marshalling
 from broker.bus.codec import Variant
+from broker.errors import LimitsExceeded
 from tests.bus.generated import BODIES
 from tests.bus.test_codec import relaxed
 
@@ -31,6 +32,16 @@ def test_every_type_is_written_as_dbus_next_writes_it(content: tuple[str, list[A
     expected = Marshaller(signature, arguments).marshall()
     assert marshalling.body(signature, arguments) == expected
     assert marshalling.body(signature, [pairs(each) for each in arguments]) == expected
+
+
+def test_an_array_that_the_protocol_does_not_allow_is_refused() -> None:
+    assert len(marshalling.body("ay", [bytes(marshalling.MAX_ARRAY)])) == 4 + (1 << 26)
+    for signature, value in (("ay", bytes(1)), ("(yay)", [1, bytes(1)])):
+        too_long = bytes(marshalling.MAX_ARRAY) + bytes(1)
+        body = too_long if signature == "ay" else [1, too_long]
+        assert marshalling.body(signature, [value])
+        with pytest.raises(LimitsExceeded, match=f"a list of {(1 << 26) + 1} bytes"):
+            marshalling.body(signature, [body])
 
 
 @pytest.mark.parametrize("signature", ["(", "a", "z", "(s", "a{s", "ss)", "a{", "()", "a()"])

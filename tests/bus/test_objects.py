@@ -8,10 +8,12 @@ import gc
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import pytest_asyncio
 
 from broker.bus.codec import SMALL, Message, MessageFlag, Variant
 from broker.bus.objects import UNDER_WAY, ObjectServer
-from broker.errors import FDO, Outcome, RemoteError
+from broker.core.printable import LONGEST
+from broker.errors import FDO, AccessDenied, RemoteError
 from tests.bus import wire
 from tests.bus.peer import PATIENCE, Log, connected
 from tests.bus.serving import (
@@ -389,38 +391,115 @@ async def test_an_expected_failure_is_told_with_its_name_and_text(served: Served
         assert str(caught.value) == text
 
 
-async def _faulty(served: Served, path: str, interface: str, member: str, *arguments: Any) -> None:
-    """Call what has a fault: the caller hears little, the loop's handler all."""
-    faults = Log()
-    asyncio.get_running_loop().set_exception_handler(
-        lambda _loop, context: faults.append(context["exception"])
-    )
+@pytest_asyncio.fixture
+async def faults(served: Served) -> list[str]:
+    """What the log and the loop's handler say of faults: "counted", "ended"."""
+    found: list[str] = []
+    served.server.on_fault = lambda: found.append("counted")
+    asyncio.get_running_loop().set_exception_handler(lambda *_: found.append("ended"))
+    return found
+
+
+async def _fail(served: Served, path: str, interface: str, member: str, *arguments: Any) -> None:
+    """Call what has a fault: its caller hears little, and life goes on."""
     with pytest.raises(RemoteError) as caught:
         await served.call(path, interface, member, *arguments)
     assert caught.value.name == FDO + "Failed"
     assert str(caught.value) == f"{member} failed in the broker"
-    await faults.until_length(1)
-    assert len(faults) == 1
-    assert not isinstance(faults[0], Outcome)
-    assert faults[0].__traceback__ is not None
-    # And life goes on.
     assert await served.call(ROOT, PEER, "Ping") == []
 
 
-async def test_a_fault_is_told_without_traceback_and_reaches_the_loops_handler(
-    served: Served,
+async def test_a_fault_costs_its_caller_and_is_logged(
+    served: Served, faults: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    await _faulty(served, ROOT, TEST, "Fail", "s", "fault")
+    await _fail(served, ROOT, TEST, "Fail", "s", "fault")
+    assert faults == ["counted"]
+    (record,) = caplog.records
+    assert record.getMessage() == "fault: Fail, called by :1.7"
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "/secret/path"
 
 
-async def test_results_of_the_wrong_type_are_a_fault_and_not_a_silence(served: Served) -> None:
-    await _faulty(served, ROOT, TEST, "Fail", "s", "body")
+async def test_results_of_the_wrong_type_are_a_fault_and_not_a_silence(
+    served: Served, faults: list[str]
+) -> None:
+    await _fail(served, ROOT, TEST, "Fail", "s", "body")
+    assert faults == ["counted"]
 
 
-async def test_a_property_that_cannot_be_read_is_a_fault(served: Served) -> None:
+async def test_a_property_that_cannot_be_read_is_a_fault(served: Served, faults: list[str]) -> None:
     served.test.broken = True
-    await _faulty(served, ROOT, PROPERTIES, "Get", "ss", TEST, "Name")
-    await _faulty(served, ROOT, PROPERTIES, "GetAll", "s", "")
+    await _fail(served, ROOT, PROPERTIES, "Get", "ss", TEST, "Name")
+    await _fail(served, ROOT, PROPERTIES, "GetAll", "s", "")
+    assert faults == ["counted"] * 2
+
+
+async def test_what_breaks_the_session_reaches_the_loops_handler(
+    served: Served, faults: list[str]
+) -> None:
+    await _fail(served, ROOT, TEST, "Fail", "s", "broken")
+    assert faults == ["ended"]
+
+
+# -- what is too large, and what is not everybody's ----------------------------
+
+
+async def test_an_answer_that_the_bus_does_not_take_is_an_error(served: Served) -> None:
+    served.connection.largest = 300
+    with pytest.raises(RemoteError) as caught:
+        await served.call(ROOT, TEST, "Echo", "us", 7, "x" * 300)
+    assert caught.value.name == FDO + "LimitsExceeded"
+    assert await served.call(ROOT, TEST, "Echo", "us", 7, "x") == [[7, "x"]]
+
+
+async def test_a_signal_that_the_bus_does_not_take_is_dropped_and_counted(served: Served) -> None:
+    dropped: list[None] = []
+    served.server.on_oversize = lambda: dropped.append(None)
+    served.connection.largest = 300
+    served.server.emit(ROOT, served.test.spec, "Happened", ["x" * 300])
+    served.server.emit(ROOT, served.test.spec, "Happened", ["y"])
+    assert (await served.peer.read()).body == ["y"]
+    assert len(dropped) == 1
+
+
+async def test_an_error_quotes_no_megabytes(served: Served) -> None:
+    path = "/" + "x" * 1_000_000
+    with pytest.raises(RemoteError) as caught:
+        await served.call(path, TEST, "Nothing")
+    assert caught.value.name == FDO + "UnknownObject"
+    assert len(str(caught.value).encode()) == LONGEST
+    assert str(caught.value).endswith("x…")
+
+
+async def test_what_is_private_is_denied_or_empty(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(caller: str) -> None:
+        asked.append(caller)
+        raise AccessDenied("not you")
+
+    asked: list[str] = []
+    served.server.require_privilege = refuse
+    monkeypatch.setattr(Test, "private", frozenset({"Name"}))
+    path = f"{ROOT}/way/one"
+    with pytest.raises(RemoteError) as caught:
+        await served.call(path, PROPERTIES, "Get", "ss", TEST, "Name")
+    assert (caught.value.name, str(caught.value)) == (FDO + "AccessDenied", "not you")
+    (values,) = await served.call(path, PROPERTIES, "GetAll", "s", TEST)
+    assert values["Name"].value == ""
+    (objects,) = await served.call(ROOT, MANAGER, "GetManagedObjects")
+    assert objects[path][TEST]["Name"].value == ""
+    assert asked == [":1.7"] * 3
+    # What is public costs no question.
+    assert (await served.call(path, PROPERTIES, "Get", "ss", TEST, "Count"))[0].value == 0
+    assert asked == [":1.7"] * 3
+    for discreet, name in ((False, "one"), (True, "")):
+        served.server.discreet = discreet
+        served.server.emit_added(path)
+        assert (await served.peer.read()).body[1][TEST]["Name"].value == name
+
+
+# -- objects that go -----------------------------------------------------------
 
 
 async def test_an_object_that_goes_while_its_call_waits_is_unknown(served: Served) -> None:

@@ -51,7 +51,9 @@ class Model(RuleBasedStateMachine):
         assert self.log.last == len(self.all)
 
     def teardown(self) -> None:
-        """Every question there can be, once at the end."""
+        """Every question there can be, once at the end; the largest number that can be asked."""
+        for count in (0, 1, 2**32 - 1):
+            assert self.log.after(2**64 - 1, count) == ([], 0)
         kept = self.kept()
         oldest = len(self.all) - len(kept)
         for serial in range(len(self.all) + 2):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.core.printable import printable, quoted
+from broker.core.printable import LONGEST, bounded, bounded_words, printable, quoted
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,34 @@ def test_is_one_line_that_can_be_written(text: str) -> None:
 def test_a_long_text_is_cut() -> None:
     assert quoted("a" * 80) == repr("a" * 80)
     assert quoted("a" * 81) == repr("a" * 80) + "…"
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.text(st.characters(codec=None, exclude_characters="\0"), max_size=9),
+            st.builds(
+                lambda char, count: char * count,
+                st.sampled_from("xé€😀"),
+                st.integers(LONGEST // 4 - 3, LONGEST + 3),
+            ),
+        )
+    )
+)
+def test_a_command_line_is_kept_or_cut(words: list[str]) -> None:
+    shown = bounded_words(words)
+    size = len("\0".join(words).encode("utf-8", "backslashreplace"))
+    if size <= LONGEST:
+        assert shown == tuple(words)
+        return
+    cut = "\0".join(shown)
+    assert LONGEST - 3 <= len(cut.encode()) <= LONGEST  # a character is not cut in two
+    assert cut[-1] == "…"
+    if "".join(words).isprintable():
+        assert "\0".join(words).startswith(cut[:-1])
+
+
+def test_a_text_is_kept_or_cut() -> None:
+    assert bounded("x" * LONGEST) == "x" * LONGEST
+    assert bounded("x" * (LONGEST + 1)) == "x" * (LONGEST - 3) + "…"
+    assert bounded("") == ""

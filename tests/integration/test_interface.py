@@ -120,8 +120,9 @@ async def test_the_contract_is_in_the_xml() -> None:
     contract = {
         "Manager": "Version s const Engine s const BusAddress s const Subreaper b const "
         "ServiceDirectories as invalidates Environment as invalidates NServices u true "
-        "NProcesses u true NReaped t false NSignalsDropped t true ActivationTimeoutUSec t const "
-        "StopTimeoutUSec t const StartLimitIntervalUSec t const StartLimitBurst u const",
+        "NProcesses u true NReaped t false NSignalsDropped t true NFaults t true "
+        "ActivationTimeoutUSec t const StopTimeoutUSec t const StartLimitIntervalUSec t const "
+        "StartLimitBurst u const",
         "Service": "Name s const DescriptorPath s const User s const ExecStart as const "
         "ActiveState s true SubState s true Result s true Owner s true MainPID u true "
         "PIDs au false ExecMainPID u true ExecMainCode i true ExecMainStatus i true "
@@ -379,6 +380,46 @@ async def test_nothing_is_kept_of_a_service_that_has_gone(place: Place) -> None:
         place.add(NAME)
         await bus.client.call("Reload")
         assert await bus.get(NAME, "MemoryPeak", "CPUUsageNSec") == (0, 0)
+
+
+async def call_after_reload(
+    bus: Bus, path: str, member: str, signature: str, arguments: list[Any]
+) -> Message | Outcome:
+    """The answer to a call of a service's method that comes right behind a reload."""
+    loop = asyncio.get_running_loop()
+    answers: list[asyncio.Future[Message | Outcome]] = []
+    with bus.client.bus.corked():
+        for message in (
+            Message(OWN, ROOT, paths.MANAGER.name, "Reload"),
+            Message(OWN, path, paths.SERVICE.name, member, signature=signature, body=arguments),
+        ):
+            answers.append(loop.create_future())
+            bus.client.bus.request(message, answers[-1].set_result)
+    return (await asyncio.gather(*answers))[-1]
+
+
+@pytest.mark.parametrize("user", ["self"], indirect=True)
+async def test_an_object_whose_descriptor_has_just_gone_is_no_ghost(place: Place) -> None:
+    """Its call is read before the reload is done, and carried out behind it."""
+    async with place.serve() as bus:
+        for member, signature, arguments in (
+            ("Stop", "", []),
+            ("Kill", "si", ["all", 9]),
+            ("ResetFailed", "", []),
+            ("Start", "", []),
+        ):
+            place.add(NAME)
+            # A change: the broker knows who calls from here on, and asks nothing in between.
+            await bus.client.call("Reload")
+            path = await bus.path_of(NAME)
+            (place.services / f"{NAME}.service").unlink()
+            refused = await call_after_reload(bus, path, member, signature, arguments)
+            assert isinstance(refused, RemoteError)
+            assert refused.name == f"{FDO}ServiceUnknown"
+        assert await bus.client.call("ListServices") == [[]]
+        snapshot = await bus.client.snapshot()
+        assert {each["ServiceName"] for each in snapshot.processes.values()} == {""}
+        assert await bus.client.bus.call_bus("NameHasOwner", "s", [NAME]) == [False]
 
 
 @asynccontextmanager

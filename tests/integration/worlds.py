@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from broker.process import procfs
+from tests.integration import refusing
 from tests.integration.buses import Installation
 
 if TYPE_CHECKING:
@@ -44,6 +46,20 @@ def wrap_in_mounts(place: Place, *lines: str) -> None:
     # Neither unshare nor setpriv forks.
     script = f'#!/bin/sh\nexec unshare --mount {shlex.quote(str(inside))} "$@"\n'
     place.user = Installation(place.write("wrapper", script))
+
+
+def wrap_in_refusal(place: Place, number: int, errno: int, *, first: int | None = None) -> None:
+    """Have the kernel refuse a system call to the command and all that it starts.
+
+    Args:
+        number: of the call.
+        errno: what it gives.
+        first: the first argument of the calls that are refused; all of them for None.
+    """
+    # A copy, since the user may not be able to read ours.
+    program = place.write("refusing", Path(refusing.__file__).read_bytes())
+    which = str(number) if first is None else f"{number}:{first}"
+    wrap(place, before=f"{program} {which} {errno}")
 
 
 def none_left(place: Place, *kept: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from broker.core.printable import LONGEST
 from broker.process import procfs
 from tests.process.harness import run
 from tests.process.scenarios import starting
@@ -149,6 +150,18 @@ def test_time_and_memory_of_a_live_process() -> None:
     ticks = 1_000_000_000 // procfs.TICKS_PER_SECOND
     assert (procfs.cpu_nanoseconds(own) - before) % ticks == 0
     assert procfs.peak_memory(own) > 1 << 20
+
+
+def test_of_a_long_command_line_a_page_is_kept() -> None:
+    script = "echo; read line; :"
+    argv = ["/bin/sh", "-c", script, *["é" * 50_000] * 18]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        line_of(process)
+        shown = procfs.command(process.pid)
+    assert shown[:3] == ("/bin/sh", "-c", script)
+    assert len("\0".join(shown).encode()) in (LONGEST - 1, LONGEST)
+    assert set(shown[3]) == {"é", "…"}
+    assert shown[3].endswith("é…")
 
 
 def test_the_command_line_of_a_program_that_was_given_odd_arguments() -> None:

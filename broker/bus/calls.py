@@ -1,0 +1,186 @@
+"""Method calls on a connection: ours and their answers, and the answers to those of others."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from broker.bus.answers import Answers
+from broker.bus.codec import Message, MessageFlag, of_bus
+from broker.core.printable import bounded
+from broker.errors import Disconnected, NoReply, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
+
+# libdbus's and sd-bus's default.
+CALL_TIMEOUT: Final = 25.0
+
+
+class Calls(ABC):
+    """What a connection can be asked for, whatever it is made of."""
+
+    def __init__(self) -> None:
+        self._answers = Answers()
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """Whether the connection has ended, or is about to."""
+
+    @abstractmethod
+    def send(self, message: Message) -> int:
+        """Queue a message and return its serial; dropped if the connection has ended."""
+
+    @abstractmethod
+    def corked(self) -> AbstractContextManager[None]:
+        """What is sent within this context leaves at its end, by one system call."""
+
+    def expect(
+        self, serial: int, on_reply: Callable[[Message | Outcome], None], asked: str | None = None
+    ) -> None:
+        """Have the answer to a call that was sent already given to ``on_reply``.
+
+        Args:
+            asked: the call's destination; towards a peer there is none.
+        """
+        if self.closed:
+            on_reply(Disconnected("the connection has ended"))
+        else:
+            self._answers.expect(serial, on_reply, asked or "")
+
+    def request(self, message: Message, on_reply: Callable[[Message | Outcome], None]) -> int:
+        """Send a call; ``on_reply`` is called in the order in which answers arrive.
+
+        That order matters: what the bus sent before an answer has been handled
+        when the answer is, which a task woken by a future cannot promise.
+
+        Returns:
+            the serial, for ``forget``.
+        """
+        serial = self.send(message)
+        self.expect(serial, on_reply, message.destination)
+        return serial
+
+    def forget(self, serial: int) -> None:
+        """Wait no longer for the answer to a request."""
+        self._answers.forget(serial)
+
+    async def call(
+        self,
+        destination: str | None,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        body: list[Any] | None = None,
+        *,
+        timeout: float | None = CALL_TIMEOUT,  # noqa: ASYNC109 - the bus's word for it
+        auto_start: bool = True,
+    ) -> list[Any]:
+        """Call a method and return the arguments of its answer.
+
+        Args:
+            timeout: in seconds; None waits as long as the connection lives.
+            auto_start: whether the bus may activate the destination.
+
+        Raises:
+            RemoteError: the answer is an error.
+            NoReply: none came in time.
+            Disconnected: the connection ended first.
+        """
+        message = Message(
+            destination=destination,
+            path=path,
+            interface=interface,
+            member=member,
+            signature=signature,
+            body=body or [],
+            flags=MessageFlag.NONE if auto_start else MessageFlag.NO_AUTOSTART,
+        )
+        return await self.call_message(message, timeout=timeout)
+
+    async def call_message(self, message: Message, *, timeout: float | None) -> list[Any]:  # noqa: ASYNC109
+        """Like ``call``, with a message made by the caller."""
+        answer: asyncio.Future[Message | Outcome] = asyncio.get_running_loop().create_future()
+
+        def on_reply(reply: Message | Outcome) -> None:
+            if not answer.done():
+                answer.set_result(reply)
+
+        serial = self.request(message, on_reply)
+        try:
+            if not await within(timeout, answer):
+                raise NoReply(f"no answer to {message.member} within {timeout:g} s")
+        finally:
+            self.forget(serial)
+        reply = answer.result()
+        if isinstance(reply, Outcome):
+            raise reply
+        return cast("list[Any]", reply.body)
+
+    async def call_bus(
+        self,
+        member: str,
+        signature: str = "",
+        body: list[Any] | None = None,
+        *,
+        timeout: float | None = CALL_TIMEOUT,  # noqa: ASYNC109
+    ) -> list[Any]:
+        """Call a method of the bus itself (``org.freedesktop.DBus``)."""
+        return await self.call_message(of_bus(member, signature, body or []), timeout=timeout)
+
+    async def call_bus_each(self, member: str, arguments: Iterable[str]) -> list[Message | Outcome]:
+        """Call a method of the bus with each argument, all before the first answer.
+
+        Returns:
+            the answers, in the arguments' order; a connection that ends is one of them.
+
+        Raises:
+            NoReply: they did not all come in time.
+        """
+        answers: list[Message | Outcome] = []
+        calls = [of_bus(member, "s", [each]) for each in arguments]
+        complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def on_reply(reply: Message | Outcome) -> None:
+            answers.append(reply)
+            if len(answers) == len(calls) and not complete.done():
+                complete.set_result(None)
+
+        with self.corked():
+            serials = [self.request(each, on_reply) for each in calls]
+        try:
+            if calls and not await within(CALL_TIMEOUT, complete):
+                raise NoReply(f"no answer to {member} within {CALL_TIMEOUT:g} s")
+        finally:
+            for serial in serials:
+                self.forget(serial)
+        return answers
+
+    def reply(self, call: Message, signature: str = "", body: list[Any] | None = None) -> None:
+        """Answer a call, unless its sender wants no answer."""
+        if not call.flags & MessageFlag.NO_REPLY_EXPECTED:
+            self.send(Message.new_method_return(call, signature, body or []))
+
+    def reply_error(self, call: Message, error: Outcome) -> None:
+        """Answer a call with an error, unless its sender wants no answer."""
+        if not call.flags & MessageFlag.NO_REPLY_EXPECTED:
+            # It may quote what the caller has sent.
+            self.send(Message.new_error(call, error.dbus_name, bounded(str(error))))
+
+    async def drain(self) -> None:
+        """Return when the peer has taken, and answered, all that was sent before."""
+        await self.call_bus("GetId")
+
+
+async def within(seconds: float | None, future: asyncio.Future[Any]) -> bool:
+    """Wait for a future; whether it was done in time.
+
+    Not by asyncio.timeout: that drops an answer that is there when the time is up, as it
+    is whenever this process stood still for longer.
+    """
+    done, _ = await asyncio.wait([future], timeout=seconds)
+    return bool(done)

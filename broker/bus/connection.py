@@ -208,8 +208,10 @@ class Connection(asyncio.BufferedProtocol):
             return
         if message.message_type in (type_return, type_error):
             self._answers.take(message)
-        else:
-            self.on_message(message)
+            return
+        if message.message_type is MessageType.SIGNAL:
+            self._answers.hear(message)
+        self.on_message(message)
 
     def refuse(self, message: Message) -> None:
         """Answer a call that nobody here serves: its sender must not wait for a timeout."""
@@ -309,9 +311,20 @@ class Connection(asyncio.BufferedProtocol):
         Returns:
             the serial, for ``forget``.
         """
+        if self.unique_name and message.destination:
+            self.follow(message.destination)
         serial = self.send(message)
         self.expect(serial, on_reply, message.destination)
         return serial
+
+    def follow(self, name: str) -> None:
+        """Have the bus tell of each owner of a name, for ``owner`` and for answers' sake."""
+        for member, argument, on_answer in self._answers.follow(name):
+            self.request(of_bus(member, "s", [argument]), on_answer)
+
+    def owner(self, name: str) -> str:
+        """Who owns a name that is followed, as of the last message read; empty for nobody."""
+        return self._answers.owner(name)
 
     def forget(self, serial: int) -> None:
         """Wait no longer for the answer to a request."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MARKER: Final = "dbus_activator"
 LEAKS: Final = ("fail", "warn", "kill")
+LONGEST: Final = 1e9  # as the command line has it
 ENGINES: Final = ("auto", "dbus-broker", "dbus-daemon")
 
 
@@ -49,6 +50,12 @@ class Settings:
     artifacts: Path | None = None
 
     def __post_init__(self) -> None:
+        for name in ("leak_grace", "activation_timeout", "stop_timeout"):
+            seconds = getattr(self, name)
+            # Of nan, no comparison is true.
+            if not 0 <= seconds <= LONGEST:
+                text = f"{seconds!r} is no number of seconds up to {LONGEST:.0f}"
+                raise pytest.UsageError(f"dbus_activator_{name}: {text}")
         _check_choice("engine", self.engine, ENGINES)
         _check_choice("leaks", self.leaks, LEAKS)
 

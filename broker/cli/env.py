@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from broker.cli import query
+from broker.contract import MANAGER, ROOT
 from broker.core.printable import printable
 
 
@@ -30,10 +31,11 @@ def command(
             remote.call("SetEnvironment", "as", list(assignments))
         if unset or assignments:
             return
-        environment = remote.manager()["Environment"]
+        environment = remote.get(ROOT, MANAGER, "Environment")
     mode = query.json_mode(options)
     if mode != "off":
-        query.print_json(dict(each.split("=", 1) for each in environment), mode)
+        pairs = (each.partition("=") for each in environment)
+        query.print_json({name: value for name, _, value in pairs}, mode)
         return
     for each in environment:
         print(printable(each))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 
 from broker import checks
-from broker.bus.answers import DRIVER
 from broker.bus.blocking import BlockingConnection
+from broker.bus.driver import DRIVER, DRIVER_PATH
 from broker.contract import (
     BUS_NAME,
     MANAGER,
@@ -259,7 +259,7 @@ class Remote:
         # A rule is not enough: whoever sends a signal to us alone need not match it.
         self.bus.hear(BUS_NAME)
         whole = f"type='signal',sender='{BUS_NAME}'{',' * bool(rule)}{rule}"
-        where = (DRIVER, "/org/freedesktop/DBus", DRIVER)
+        where = (DRIVER, DRIVER_PATH, DRIVER)
         serial = self.bus.send(*where, "AddMatch", "s", whole)
         if not self._arrives(serial, _earliest(self.deadline, _after(self.patience))):
             self.bus.forget(serial)

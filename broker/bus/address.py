@@ -137,7 +137,8 @@ def connect_bare(text: str, timeout: float | None = None) -> _socket.socket:
     the time that ``list`` has.
 
     Args:
-        timeout: in seconds, for each entry; None waits while the backlog is full.
+        timeout: in seconds, for each entry; None waits while the backlog is full, and 0
+            does not wait at all.
 
     Raises:
         InvalidArgs, Disconnected: as ``connect``.
@@ -159,13 +160,12 @@ def connect_bare(text: str, timeout: float | None = None) -> _socket.socket:
                 # connect(2) fails at once where the backlog is full.
                 sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, _timeval(timeout))
             sock.connect(name)
-        except BlockingIOError:
-            sock.close()
-            reason = NoReply(f"{entry} takes no connection within {timeout:g} s")
-            continue
         except OSError as e:
             sock.close()
-            reason = Disconnected(f"cannot connect to {entry}: {e.strerror or e}")
+            if timeout and isinstance(e, BlockingIOError):
+                reason = NoReply(f"{entry} takes no connection within {timeout:g} s")
+            else:
+                reason = Disconnected(f"cannot connect to {entry}: {e.strerror or e}")
             continue
         return sock
     assert reason is not None

@@ -135,6 +135,8 @@ class Broker:
     def __init__(self, text: str = "x", number: int = 1, **values: Any) -> None:
         self.text = text
         self.number = number
+        # Properties that no interface has.
+        self.more: dict[str, tuple[str, Any]] = {}
         self.values = {
             "Name": NAME,
             "ServiceName": NAME,
@@ -172,7 +174,7 @@ class Broker:
             value = self.values.get(name, self.make(about.signature))
             if value is not None:
                 found[name] = value if isinstance(value, tuple) else (about.signature, value)
-        return found
+        return found | self.more
 
     def make(self, kind: str) -> Any:
         """A value of a type."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +14,7 @@ import pytest
 from broker.bus.codec import Message, MessageType, Variant
 from broker.client import MANAGER, ROOT, SERVICE
 from tests.integration.buses import TEST, standing_still
+from tests.integration.test_lost_connection import cut, owner, until_served
 
 if TYPE_CHECKING:
     from tests.integration.buses import Bus, Place
@@ -110,6 +112,37 @@ async def test_forged_signals_are_nobodys(place: Place) -> None:
                 assert await asyncio.to_thread(process.wait) == 0
                 assert process.stderr is not None
                 assert process.stderr.read() == ""
+        finally:
+            for process in (monitor, waiting, logs):
+                process.kill()
+                process.communicate()
+
+
+async def test_those_that_follow_survive_a_cut_connection_of_the_broker(place: Place) -> None:
+    """It is made anew; the service ends while there is none."""
+    script = place.write("one", f"#!/bin/sh\necho hello\nexec {place.service} {NAME}\n")
+    place.add(NAME, str(script))
+    async with place.serve("--output=capture") as bus:
+        await bus.echo(NAME)
+        pid = await bus.get(NAME, "MainPID")
+        before = await owner(bus)
+        waiting = start(bus, "wait", "--for=exit", NAME)
+        monitor = start(bus, "monitor", "--json=short")
+        logs = start(bus, "logs", "-f", NAME)
+        try:
+            assert "hello" in await line(logs)
+            assert monitor.stderr is not None
+            assert "monitoring" in await asyncio.to_thread(monitor.stderr.readline)
+            with standing_still(bus.engine):
+                cut(bus)
+                os.kill(pid, signal.SIGKILL)
+            assert await asyncio.to_thread(waiting.wait) == 128 + signal.SIGKILL
+            while json.loads(await line(monitor)).get("SubState") != "failed":
+                pass
+            await until_served(bus, before)
+            await bus.client.call("StartService", "s", NAME)
+            assert "hello" in await line(logs)
+            assert (logs.poll(), monitor.poll()) == (None, None)
         finally:
             for process in (monitor, waiting, logs):
                 process.kill()

@@ -7,24 +7,24 @@ from typing import Any, Final
 
 import click
 
-# Some thirty years: in microseconds it fits everything that a time goes through.
+# Some thirty years, which are as good as endless: in microseconds it fits everything that
+# a time goes through.
 LONGEST: Final = 1e9
 _INT_MAX: Final = 2**31 - 1
 
 
 class _Seconds(click.FloatRange):
-    """A time, from 0."""
+    """A time, from 0; it may be inf."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """The number; nan and inf are among those that ``float`` reads."""
+        """The number; nan is among those that ``float`` reads."""
         seconds = float(super().convert(value, param, ctx))
-        if not math.isfinite(seconds) or seconds > LONGEST:
+        if math.isnan(seconds):
             hint = param.opts[-1] if param is not None else None
-            text = f"{seconds:g} is no number of seconds up to {LONGEST:.0f}"
-            raise click.BadParameter(text, ctx, param, hint)
-        return seconds
+            raise click.BadParameter("nan is no number of seconds", ctx, param, hint)
+        return min(seconds, LONGEST)
 
 
 SECONDS: Final = _Seconds(min=0)

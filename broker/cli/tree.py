@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
     from broker.snapshot import Snapshot
 
-# The kernel knows starts to one of these, in microseconds; we know our own children's better.
-_TICK: Final = 10_000
+# By so much, in microseconds, a child's start may seem earlier than its parent's: the kernel
+# knows a start to a clock tick, and the broker notes its own children's when it comes to it.
+# No PID comes again as soon as that.
+_SLACK: Final = 1_000_000
 HEADINGS: Final = ("PID", "PPID", "EXIT", "STARTED", "COMMAND")
 
 
@@ -107,7 +109,7 @@ def _parent(row: Row, candidates: Iterable[Row]) -> Row | None:
     """The newest process that was there when the row's was started, by clocks of two kinds."""
     found = None
     for each in candidates:
-        if each is not row and each.started <= row.started + _TICK:
+        if each is not row and each.started <= row.started + _SLACK:
             found = each
     return found
 

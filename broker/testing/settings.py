@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 MARKER: Final = "dbus_activator"
 LEAKS: Final = ("fail", "warn", "kill")
-LONGEST: Final = 1e9  # as the command line has it
 ENGINES: Final = ("auto", "dbus-broker", "dbus-daemon")
 
 
@@ -53,9 +52,10 @@ class Settings:
         for name in ("leak_grace", "activation_timeout", "stop_timeout"):
             seconds = getattr(self, name)
             # Of nan, no comparison is true.
-            if not 0 <= seconds <= LONGEST:
-                text = f"{seconds!r} is no number of seconds up to {LONGEST:.0f}"
-                raise pytest.UsageError(f"dbus_activator_{name}: {text}")
+            if not seconds >= 0:
+                raise pytest.UsageError(
+                    f"dbus_activator_{name}: {seconds!r} is no number of seconds"
+                )
         _check_choice("engine", self.engine, ENGINES)
         _check_choice("leaks", self.leaks, LEAKS)
 

@@ -54,10 +54,10 @@ def test_a_pid_that_came_again_is_two_processes() -> None:
         services={},
         processes={
             "/1": record(100, 1, 0, "first", State="exited", ExitCode=1),
-            "/2": record(101, 100, 20_000, "its-child"),
+            "/2": record(101, 100, 2_000_000, "its-child"),
             # Its parent is the second's child, which was there before.
-            "/3": record(100, 101, 90_000, "second"),
-            "/4": record(102, 100, 99_000, "its-child"),
+            "/3": record(100, 101, 9_000_000, "second"),
+            "/4": record(102, 100, 9_900_000, "its-child"),
         },
     )
     lines = tree.lines(tree.rows(snapshot, service=None, exited=True), 0, legend=False)
@@ -71,7 +71,7 @@ def test_a_pid_that_came_again_is_two_processes() -> None:
 
 def test_a_tree_may_be_deeper_than_the_stack() -> None:
     many = 3000
-    records = {f"/{pid}": record(pid, pid - 1, pid * 20_000, "x") for pid in range(1, many + 1)}
+    records = {f"/{pid}": record(pid, pid - 1, pid * 2_000_000, "x") for pid in range(1, many + 1)}
     snapshot = Snapshot(services={}, processes=records)
     roots = tree.rows(snapshot, service=None, exited=False)
     assert sum(1 for root in roots for _ in tree.branches(root)) == many

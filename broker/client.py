@@ -85,13 +85,15 @@ class Client:
         """Have all the broker's signals, in order, given to a function."""
 
         def on_message(message: Message) -> None:
-            # The bus's own NameAcquired has another path.
-            if message.message_type is MessageType.SIGNAL and message.path.startswith(ROOT):
+            # A match rule is not enough: unicast signals pass it, whoever sends them.
+            ours = message.sender == self.bus.owner(BUS_NAME)
+            if ours and message.message_type is MessageType.SIGNAL:
                 on_signal(Signal(message.path, message.member, plain(message.body)))
             else:
                 self.bus.refuse(message)
 
         self.bus.on_message = on_message
+        self.bus.follow(BUS_NAME)
         await self.bus.call_bus("AddMatch", "s", [f"type='signal',sender='{BUS_NAME}'"])
 
     async def _call(

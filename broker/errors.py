@@ -170,6 +170,12 @@ class NoReply(Outcome):
     dbus_name = FDO + "NoReply"
 
 
+class NotUnderstood(Outcome):
+    """What came from the broker is not what its interface promises; the text says what."""
+
+    dbus_name = FDO + "InconsistentMessage"
+
+
 class RemoteError(Outcome):
     """A peer answered a call with an error.
 

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from broker.contract import MANAGER, PROCESS, ROOT, SERVICE
+from broker.contract import MANAGER, PROCESS, SERVICE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from broker.bus.wire import Received
+
+
+# Processes whose start was not told yet; the next signal tells it.
+_MOST_STARTS: Final = 4096
 
 
 class Reader:
     """Makes events of the broker's signals.
 
     Args:
-        names: of services, by object path.
+        rows: the answer to ListServiceStates.
     """
 
-    def __init__(self, names: dict[str, str]) -> None:
-        self._names = names
+    def __init__(self, rows: Iterable[list[Any]]) -> None:
+        # By object path: the name, and the state as it was told last.
+        self._names: dict[str, str] = {}
+        self._states: dict[str, tuple[str, str]] = {}
         # What the signal of a start does not say: time and command.
         self._starts: dict[str, tuple[int, str]] = {}
         self._last = 0
+        for _ in self._resume(rows):
+            pass
 
     def events(self, signal: Received) -> Iterator[dict[str, Any]]:
         """What a signal says.
@@ -33,10 +41,36 @@ class Reader:
         says that, or else when it was read; and never before the event that came first.
         (The kernel knows starts of processes to a clock tick.)
         """
-        for event in self._read(signal):
+        return self._timed(self._read(signal))
+
+    def resume(self, rows: Iterable[list[Any]]) -> Iterator[dict[str, Any]]:
+        """What has become of the services while no signals came.
+
+        Args:
+            rows: the answer to ListServiceStates.
+        """
+        return self._timed(self._resume(rows))
+
+    def _timed(self, events: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for event in events:
             at = event.pop("Time", 0) or time.time_ns() // 1000
             self._last = max(self._last, at)
             yield {"Time": self._last} | event
+
+    def _resume(self, rows: Iterable[list[Any]]) -> Iterator[dict[str, Any]]:
+        gone = dict(self._names)
+        for name, path, _, active, sub, result, main, _, at in rows:
+            gone.pop(path, None)
+            if path not in self._names:
+                self._names[path] = name
+                yield {"Event": "added", "Service": name}
+            if self._states.get(path) != (active, sub):
+                self._states[path] = (active, sub)
+                state = {"ActiveState": active, "SubState": sub, "Result": result, "MainPID": main}
+                yield {"Time": at, "Event": "state", "Service": name} | state
+        for path, name in gone.items():
+            self._forget(path)
+            yield {"Event": "removed", "Service": name}
 
     def _read(self, signal: Received) -> Iterator[dict[str, Any]]:
         body = signal.body
@@ -55,38 +89,54 @@ class Reader:
                 }
             case "ProcessExited":
                 _, service, pid, code, status, details = body
-                about = {"Event": "exited", "Service": service, "PID": pid}
-                about["Time"] = details.pop("ExitTimestamp", 0)
-                yield about | {"Code": code, "Status": status} | details
+                about = {"Time": details.pop("ExitTimestamp", 0), "Event": "exited"}
+                about |= {"Service": service, "PID": pid, "Code": code, "Status": status}
+                yield about | _beside(about, details)
             case "ActivationFailed":
                 service, error, message, details = body
-                about = {"Event": "activation-failed", "Service": service, "Error": error}
-                about["Time"] = details.pop("StateChangeTimestamp", 0)
-                yield about | {"Message": message} | _plain(details)
+                at = details.pop("StateChangeTimestamp", 0)
+                about = {"Time": at, "Event": "activation-failed", "Service": service}
+                about |= {"Error": error, "Message": message}
+                yield about | _beside(about, details)
             case "PropertiesChanged" if body[0] == SERVICE:
                 yield from self._state(signal.path, body[1])
             case "PropertiesChanged" if body[0] == MANAGER and "Environment" in body[2]:
                 yield {"Event": "environment", "Service": ""}
-            case "InterfacesAdded" if signal.path == ROOT:
+            case "InterfacesAdded":
                 yield from self._added(*body)
-            case "InterfacesRemoved" if signal.path == ROOT and SERVICE in body[1]:
-                yield {"Event": "removed", "Service": self._names.pop(body[0], "")}
+            case "InterfacesRemoved" if SERVICE in body[1]:
+                yield {"Event": "removed", "Service": self._forget(body[0])}
 
     def _state(self, path: str, changed: dict[str, Any]) -> Iterator[dict[str, Any]]:
         wanted = ("ActiveState", "SubState", "Result", "MainPID", "Owner")
         found = {key: changed[key] for key in wanted if key in changed}
         if "SubState" in found:
+            active, _ = self._states.get(path, ("", ""))
+            self._states[path] = (found.get("ActiveState", active), found["SubState"])
             at = changed.get("StateChangeTimestamp", 0)
             yield {"Time": at, "Event": "state", "Service": self._names.get(path, "")} | found
 
     def _added(self, path: str, interfaces: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if SERVICE in interfaces:
-            name = self._names[path] = interfaces[SERVICE]["Name"]
+            about = interfaces[SERVICE]
+            name = self._names[path] = about["Name"]
+            self._states[path] = (about["ActiveState"], about["SubState"])
             yield {"Event": "added", "Service": name}
         elif PROCESS in interfaces:
             process = interfaces[PROCESS]
+            if len(self._starts) >= _MOST_STARTS:
+                self._starts.clear()
             self._starts[path] = (process["StartTimestamp"], " ".join(process["Command"]))
 
+    def _forget(self, path: str) -> str:
+        self._states.pop(path, None)
+        return self._names.pop(path, "")
 
-def _plain(details: dict[str, Any]) -> dict[str, Any]:
-    return {key: each.hex() if isinstance(each, bytes) else each for key, each in details.items()}
+
+def _beside(about: dict[str, Any], details: dict[str, Any]) -> dict[str, Any]:
+    """The details that do not say anew what is said; bytes in hexadecimal."""
+    return {
+        key: each.hex() if isinstance(each, bytes) else each
+        for key, each in details.items()
+        if key not in about
+    }

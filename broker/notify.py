@@ -7,6 +7,8 @@ import os
 import socket
 from typing import TYPE_CHECKING, Final
 
+from broker.core.digits import decimal
+from broker.core.printable import printable, quoted
 from broker.errors import BadConfiguration
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
+_INT_MAX: Final = 2**31 - 1
 
 
 def notify(environ: Mapping[str, str], state: str) -> None:
@@ -30,7 +33,8 @@ def notify(environ: Mapping[str, str], state: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.sendto(state.encode(), socket.MSG_DONTWAIT, name)
     except OSError as e:
-        log.warning("cannot tell NOTIFY_SOCKET %s that %s: %s", where, state, e.strerror or e)
+        shown, why = printable(where), e.strerror or e
+        log.warning("cannot tell NOTIFY_SOCKET %s that %s: %s", shown, state, why)
 
 
 def passed_descriptor(environ: Mapping[str, str]) -> int | None:
@@ -42,8 +46,9 @@ def passed_descriptor(environ: Mapping[str, str]) -> int | None:
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return None
     count = environ.get("LISTEN_FDS", "0")
-    if not count.isdigit():
-        raise BadConfiguration(f"LISTEN_FDS is no number: {count!r}")
-    if int(count) > 1:
-        raise BadConfiguration(f"LISTEN_FDS={count}: a bus listens on one socket")
-    return FIRST_FD if int(count) == 1 else None
+    number = decimal(count, _INT_MAX)
+    if number is None:
+        raise BadConfiguration(f"LISTEN_FDS is no number: {quoted(count)}")
+    if number > 1:
+        raise BadConfiguration(f"LISTEN_FDS={number}: a bus listens on one socket")
+    return FIRST_FD if number else None

@@ -1,20 +1,39 @@
-"""A running broker, asked without an event loop: for the command line and synchronous tests."""
+"""A running broker, asked without an event loop: for the command line and synchronous tests.
+
+The broker may lose its connection to the bus, and come back with another one: what only
+reads is asked again then, and whoever follows signals is told to read the state anew.
+"""
 
 from __future__ import annotations
 
+import time
+
+from broker import checks
 from broker.bus.blocking import BlockingConnection
-from broker.contract import BUS_NAME, MANAGER, ROOT, SERVICE, is_absent
-from broker.errors import Disconnected, NoBroker, RemoteError
+from broker.bus.driver import DRIVER, DRIVER_PATH
+from broker.contract import (
+    BUS_NAME,
+    MANAGER,
+    OBJECT_MANAGER,
+    PROPERTIES,
+    ROOT,
+    SERVICE,
+    has_left,
+    is_absent,
+)
+from broker.errors import Disconnected, NoBroker, NoReply, RemoteError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Final, Self
 
+    from broker.bus.wire import Received
     from broker.snapshot import Snapshot
 
-PROPERTIES: Final = "org.freedesktop.DBus.Properties"
-_OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
+# For a broker whose connection has ended to be back, in seconds; it has the rest of the
+# session to look after meanwhile.
+RETURN: Final = 10.0
 
 
 class Remote:
@@ -24,22 +43,46 @@ class Remote:
         bus: the connection.
         patience: for answers that the broker need not wait for itself, in seconds; they
             raise NoReply after it. None is without end.
+        deadline: for all answers, on the monotonic clock in seconds; None is without end.
+        leaving: when a broker that has left the bus is not waited for any longer, on the
+            same clock; None while it is there.
     """
 
     def __init__(self, bus: BlockingConnection, where: str) -> None:
         self.bus = bus
         self.patience: float | None = None
+        self.deadline: float | None = None
+        self.leaving: float | None = None
         self._where = where
+        self._met = False
+        # By serial, until they are answered.
+        self._members: dict[int, str] = {}
 
     @classmethod
-    def connect(cls, where: str) -> Self:
+    def connect(
+        cls, where: str, patience: float | None = None, deadline: float | None = None
+    ) -> Self:
         """Connect to the bus at an address.
+
+        Args:
+            patience, deadline: for this, and for answers.
 
         Raises:
             InvalidArgs: it is no address.
             Disconnected: nobody listens there, or it is no bus.
+            NoReply: it does not answer in time.
         """
-        return cls(BlockingConnection.connect(where), where)
+        limit = _earliest(deadline, _after(patience))
+        left = None if limit is None else max(limit - time.monotonic(), 0)
+        try:
+            self = cls(BlockingConnection.connect(where, left), where)
+        except NoReply as e:
+            raise NoReply(f"no answer from the bus {where}: {e}") from e
+        self.patience = self.bus.patience = patience
+        self.deadline = deadline
+        if patience is None:
+            self.bus.patience = left
+        return self
 
     def __enter__(self) -> Self:
         return self
@@ -52,47 +95,59 @@ class Remote:
     ) -> None:
         self.bus.close()
 
+    # -- questions -------------------------------------------------------------
+
     def call(self, member: str, signature: str = "", *arguments: Any) -> list[Any]:
         """Call a method of the Manager; it may take as long as it likes.
 
         Raises:
             NoBroker: there is no broker on this bus.
             RemoteError: the broker's answer.
+            NotUnderstood: its answer is none.
+            NoReply: it does not answer what it should at once.
             Disconnected: the bus has gone.
         """
         return self.reply(self.send(member, signature, *arguments))
 
     def send(self, member: str, signature: str = "", *arguments: Any) -> int:
         """Send a call of a method of the Manager, for ``reply``."""
-        return self.bus.send(BUS_NAME, ROOT, MANAGER, member, signature, *arguments)
+        return self._send(ROOT, MANAGER, member, signature, *arguments)
 
     def reply(self, serial: int, timeout: float | None = None) -> list[Any]:
-        """The results of a call that was sent; raises as ``call``, and NoReply."""
-        try:
-            return self.bus.reply(serial, timeout)
-        except RemoteError as e:
-            if is_absent(e):
-                raise NoBroker(
-                    f"there is no dbus-activator on the bus {self._where}: start one with "
-                    "dbus-activator serve, or name another bus with --address"
-                ) from e
-            raise
-        except Disconnected as e:
-            raise Disconnected(f"the bus {self._where} has gone: {e}") from e
+        """The results of a call that was sent; raises as ``call``.
+
+        It is waited for as long as the broker answers other questions.
+
+        Args:
+            timeout: in seconds; NoReply is raised after it.
+        """
+        deadline = _earliest(self.deadline, _after(timeout))
+        while True:
+            limit = _earliest(deadline, _after(self.patience))
+            probe = 0
+            if self.patience is not None and not self.bus.answered(serial):
+                # Not Ping, which D-Bus libraries answer for whatever hangs behind them.
+                arguments = (MANAGER, "ActivationTimeoutUSec")
+                probe = self._write(ROOT, PROPERTIES, "Get", "ss", *arguments)
+            arrived = self._arrives(serial, limit)
+            lives = self.bus.answered(probe)
+            self.bus.forget(probe)
+            if arrived:
+                return self._take(serial)
+            if not lives or _is_over(deadline):
+                raise self._late(serial, timeout if timeout is not None else self.patience)
 
     def ask(self, member: str, signature: str = "", *arguments: Any) -> list[Any]:
-        """Call a method that the broker answers at once; raises as ``call``, and NoReply."""
-        return self.reply(self.send(member, signature, *arguments), self.patience)
+        """Call a method that the broker answers at once; raises as ``call``."""
+        return self._ask(ROOT, MANAGER, member, signature, *arguments)
 
     def get(self, path: str, interface: str, name: str) -> Any:
         """One property of an interface of an object; raises as ``call``."""
-        serial = self.bus.send(BUS_NAME, path, PROPERTIES, "Get", "ss", interface, name)
-        return self.reply(serial, self.patience)[0]
+        return self._ask(path, PROPERTIES, "Get", "ss", interface, name)[0]
 
     def get_all(self, path: str, interface: str) -> dict[str, Any]:
         """Every property of an interface of an object; raises as ``call``."""
-        serial = self.bus.send(BUS_NAME, path, PROPERTIES, "GetAll", "s", interface)
-        values: dict[str, Any] = self.reply(serial, self.patience)[0]
+        values: dict[str, Any] = self._ask(path, PROPERTIES, "GetAll", "s", interface)[0]
         return values
 
     def service(self, name: str) -> dict[str, Any]:
@@ -108,11 +163,151 @@ class Remote:
         """All objects at once; raises as ``call``."""
         from broker.snapshot import Snapshot  # noqa: PLC0415 - see broker.cli's TYPE_CHECKING
 
-        serial = self.bus.send(BUS_NAME, ROOT, _OBJECT_MANAGER, "GetManagedObjects")
-        (objects,) = self.reply(serial, self.patience)
+        (objects,) = self._ask(ROOT, OBJECT_MANAGER, "GetManagedObjects")
         return Snapshot.of(objects)
 
-    def subscribe(self) -> None:
-        """Have all the broker's signals from now on in ``bus.signal``."""
-        # The sender too: anyone may send a signal that looks like one of these.
-        self.bus.call_bus("AddMatch", "s", f"type='signal',sender='{BUS_NAME}'")
+    def _ask(
+        self, path: str, interface: str, member: str, signature: str = "", *arguments: Any
+    ) -> list[Any]:
+        until: float | None = None
+        while True:
+            serial = self._send(path, interface, member, signature, *arguments)
+            try:
+                if not self._arrives(serial, _earliest(self.deadline, _after(self.patience))):
+                    raise self._late(serial, self.patience)
+                return self._take(serial, arguments if interface == PROPERTIES else ())
+            except NoBroker:
+                # What changes something may have been done: it is not done twice.
+                if not self._met or not member.startswith(("Get", "List")):
+                    raise
+                until = until or time.monotonic() + RETURN
+                self._await_return(until)
+
+    def _send(
+        self, path: str, interface: str, member: str, signature: str = "", *arguments: Any
+    ) -> int:
+        serial = self._write(path, interface, member, signature, *arguments)
+        self._members[serial] = member
+        return serial
+
+    def _write(self, path: str, interface: str, member: str, *arguments: Any) -> int:
+        try:
+            return self.bus.send(BUS_NAME, path, interface, member, *arguments)
+        except Disconnected as e:
+            raise self._gone(e) from e
+
+    def _gone(self, e: Disconnected) -> Disconnected:
+        return Disconnected(f"the bus {self._where} has gone: {e}")
+
+    def _arrives(self, serial: int, deadline: float | None) -> bool:
+        try:
+            return self.bus.arrives(serial, deadline)
+        except Disconnected as e:
+            raise self._gone(e) from e
+
+    def _take(self, serial: int, properties: tuple[str, ...] = ()) -> list[Any]:
+        member = self._members.pop(serial)
+        try:
+            answer = self.bus.answer(serial)
+        except RemoteError as e:
+            if is_absent(e) and not self._met:
+                raise NoBroker(
+                    f"there is no dbus-activator on the bus {self._where}: start one with "
+                    "dbus-activator serve, or name another bus with --address"
+                ) from e
+            self._met = True
+            if is_absent(e) or has_left(e):
+                raise NoBroker(
+                    f"the broker has left the bus {self._where} without an answer to {member}"
+                ) from e
+            raise
+        self._met = True
+        checks.answer(member, answer, *properties)
+        return answer.body
+
+    def _late(self, serial: int, patience: float | None) -> NoReply:
+        self.bus.forget(serial)
+        member = self._members.pop(serial)
+        within = "in time" if patience is None else f"within {patience:g} s"
+        return NoReply(f"no answer from the broker on the bus {self._where} to {member} {within}")
+
+    def _await_return(self, until: float) -> None:
+        """Return when somebody owns the broker's name; raises NoBroker, and NoReply in time."""
+        limit = _earliest(self.deadline, until)
+        while not self.bus.owner(BUS_NAME) and not _is_over(limit):
+            try:
+                self.bus.wait(limit)
+            except Disconnected as e:
+                raise self._gone(e) from e
+        if _is_over(until):
+            raise NoBroker(f"the broker has left the bus {self._where}")
+        if _is_over(limit):
+            raise NoReply(f"the broker has left the bus {self._where}, and is not back in time")
+
+    # -- signals ---------------------------------------------------------------
+
+    def subscribe(self, rule: str = "") -> None:
+        """Have the broker's signals from now on, for ``signal``.
+
+        Args:
+            rule: which of them, as the rest of a match rule.
+
+        Raises:
+            NoReply: the bus does not answer in time.
+            Disconnected: it has gone.
+        """
+        # A rule is not enough: whoever sends a signal to us alone need not match it.
+        self.bus.hear(BUS_NAME)
+        whole = f"type='signal',sender='{BUS_NAME}'{',' * bool(rule)}{rule}"
+        where = (DRIVER, DRIVER_PATH, DRIVER)
+        serial = self.bus.send(*where, "AddMatch", "s", whole)
+        if not self._arrives(serial, _earliest(self.deadline, _after(self.patience))):
+            self.bus.forget(serial)
+            raise NoReply(f"no answer from the bus {self._where} in time")
+        self.bus.answer(serial)
+
+    def signal(self, deadline: float | None) -> Received | None:
+        """The next signal of the broker, or the bus's that it is back: see ``is_back``.
+
+        Args:
+            deadline: on the monotonic clock, in seconds; None waits as long as the bus lives.
+
+        Returns:
+            None if none came in time.
+
+        Raises:
+            NotUnderstood: it is no signal of its interface.
+            NoBroker: the broker has left the bus, and is not back.
+            Disconnected: the bus has gone.
+        """
+        while True:
+            found = self.bus.signal(_earliest(deadline, self.leaving))
+            if found is None:
+                if _is_over(self.leaving):
+                    raise NoBroker(f"the broker has left the bus {self._where}")
+                return None
+            if found.sender != DRIVER:
+                if checks.signal(found):
+                    return found
+            elif found.member == "NameOwnerChanged" and found.body[0] == BUS_NAME:
+                back = bool(found.body[2])
+                self.leaving = None if back else time.monotonic() + RETURN
+                if back:
+                    return found
+
+
+def is_back(signal: Received) -> bool:
+    """Whether a signal says that the broker has a new connection: some may have been missed."""
+    return signal.sender == DRIVER
+
+
+def _after(seconds: float | None) -> float | None:
+    return None if seconds is None else time.monotonic() + seconds
+
+
+def _is_over(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() >= deadline
+
+
+def _earliest(*deadlines: float | None) -> float | None:
+    return min((each for each in deadlines if each is not None), default=None)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import time
 
 from broker.bus import address, wire
+from broker.bus.answers import Answers
 from broker.bus.authentication import Authentication
+from broker.bus.driver import DRIVER, DRIVER_PATH
 from broker.bus.frames import Splitter
-from broker.errors import Disconnected, NoReply, RemoteError
+from broker.errors import Disconnected, NoReply, Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Final, Self
 
-DRIVER: Final = "org.freedesktop.DBus"
 _UNKNOWN_METHOD: Final = "org.freedesktop.DBus.Error.UnknownMethod"
+# In seconds: poll(2), which Python waits with, cannot take more than 24 days.
+_LONGEST_WAIT: Final = 86400.0
 
 
 class BlockingConnection:
@@ -29,40 +32,58 @@ class BlockingConnection:
 
     Attributes:
         unique_name: the name that the bus gave us.
+        patience: for the bus to take what is sent, in seconds; None waits as long as it lives.
     """
 
     def __init__(self, sock: _socket.socket) -> None:
         self.unique_name = ""
+        self.patience: float | None = None
         self._sock = sock
         self._splitter = Splitter()
         self._serial = 0
-        self._replies: dict[int, wire.Received] = {}
+        self._answers = Answers()
+        self._replies: dict[int, wire.Received | Outcome] = {}
+        self._heard: set[str] = set()
         self._signals: list[wire.Received] = []  # a deque would have collections imported
 
     @classmethod
-    def connect(cls, where: str) -> Self:
+    def connect(cls, where: str, timeout: float | None = None) -> Self:
         """Connect to the bus at an address.
+
+        Args:
+            timeout: in seconds, for the whole of it; None waits as long as the bus lives.
 
         Raises:
             InvalidArgs: it is no address.
             Disconnected: nobody listens there, or it is no bus.
+            NoReply: it does not answer in time.
         """
-        self = cls(address.connect_bare(where))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self = cls(address.connect_bare(where, timeout))
         try:
-            self._begin()
+            self._begin(deadline)
         except BaseException:
             self.close()
             raise
         return self
 
-    def _begin(self) -> None:
-        hello = self._call_bytes(DRIVER, "/org/freedesktop/DBus", DRIVER, "Hello")
+    def _begin(self, deadline: float | None) -> None:
+        hello = self._call_bytes(DRIVER, DRIVER_PATH, DRIVER, "Hello")
         authentication = Authentication(pass_fds=False)
-        self._write(authentication.opening + hello)
-        while (rest := authentication.feed(self._read(None))) is None:
-            pass
+        self._expect(self._serial, DRIVER)
+        self._write(authentication.opening + hello, deadline)
+        data = self._read(deadline)
+        while (rest := authentication.feed(data)) is None:
+            data = self._read(deadline)
+            if not data:
+                raise NoReply("no answer to the authentication in time")
         self._feed(rest)
-        (self.unique_name,) = self.reply(self._serial)
+        if not self.arrives(self._serial, deadline):
+            raise NoReply("no answer to Hello in time")
+        answer = self.answer(self._serial)
+        if answer.signature != "s":
+            raise Disconnected("the server is no bus: its answer to Hello holds no name")
+        (self.unique_name,) = answer.body
 
     def __enter__(self) -> Self:
         return self
@@ -99,8 +120,22 @@ class BlockingConnection:
         Raises:
             Disconnected: the bus has gone.
         """
-        self._write(self._call_bytes(destination, path, interface, member, signature, *arguments))
+        questions = self._follow(destination)
+        call = self._call_bytes(destination, path, interface, member, signature, *arguments)
+        self._expect(self._serial, destination)
+        self._write(questions + call)
         return self._serial
+
+    def _expect(self, serial: int, asked: str) -> None:
+        def on_reply(found: wire.Received | Outcome) -> None:
+            self._replies[serial] = found
+
+        self._answers.expect(serial, on_reply, asked)
+
+    def forget(self, serial: int) -> None:
+        """Wait no longer for the answer to a call."""
+        self._answers.forget(serial)
+        self._replies.pop(serial, None)
 
     def reply(self, serial: int, timeout: float | None = None) -> list[Any]:
         """The results of a call that was sent, when they have come.
@@ -114,14 +149,33 @@ class BlockingConnection:
             Disconnected: the bus has gone.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        if not self.arrives(serial, deadline):
+            self.forget(serial)
+            raise NoReply(f"no answer within {timeout:g} s")
+        return self.answer(serial).body
+
+    def answer(self, serial: int) -> wire.Received:
+        """The answer that has arrived to a call; raises RemoteError."""
+        found = self._replies.pop(serial)
+        if isinstance(found, Outcome):
+            raise found
+        return found
+
+    def arrives(self, serial: int, deadline: float | None) -> bool:
+        """Wait for the answer to a call; False if it has not come in time.
+
+        Args:
+            deadline: on the monotonic clock, in seconds; None waits as long as the bus lives.
+
+        Raises:
+            Disconnected: the bus has gone.
+        """
         while serial not in self._replies:
-            if not self.wait(deadline):
-                raise NoReply(f"no answer within {timeout:g} s")
-        reply = self._replies.pop(serial)
-        if reply.kind == wire.ERROR:
-            text = reply.body[0] if reply.body and isinstance(reply.body[0], str) else ""
-            raise RemoteError(reply.error_name, text, reply.sender)
-        return reply.body
+            # Whatever else comes must not hold us up.
+            late = not self.wait(deadline) or _is_over(deadline)
+            if late and serial not in self._replies:
+                return False
+        return True
 
     def answered(self, serial: int) -> bool:
         """Whether ``reply`` would return at once, as far as has been read."""
@@ -143,7 +197,7 @@ class BlockingConnection:
 
     def call_bus(self, member: str, signature: str = "", *arguments: Any) -> list[Any]:
         """Call a method of the bus itself."""
-        return self.call(DRIVER, "/org/freedesktop/DBus", DRIVER, member, signature, *arguments)
+        return self.call(DRIVER, DRIVER_PATH, DRIVER, member, signature, *arguments)
 
     def _call_bytes(
         self,
@@ -168,6 +222,27 @@ class BlockingConnection:
 
     # -- signals ---------------------------------------------------------------
 
+    def hear(self, name: str) -> None:
+        """Have the signals that come from the owner of a name in ``signal``, too.
+
+        Match rules are the caller's to make. Without this, only the bus's own signals are
+        there: anybody may send us one.
+        """
+        self._heard.add(name)
+        self._write(self._follow(name))
+
+    def owner(self, name: str) -> str:
+        """Who owns a name that was called or is heard, as of the last message read."""
+        return self._answers.owner(name)
+
+    def _follow(self, name: str) -> bytes:
+        """What has the bus tell of each owner of a name."""
+        questions = b""
+        for member, argument, on_answer in self._answers.follow(name):
+            questions += self._call_bytes(DRIVER, DRIVER_PATH, DRIVER, member, "s", argument)
+            self._answers.expect(self._serial, on_answer, DRIVER)
+        return questions
+
     def signal(self, deadline: float | None) -> wire.Received | None:
         """The next signal, in the order of arrival.
 
@@ -181,34 +256,47 @@ class BlockingConnection:
             Disconnected: the bus has gone.
         """
         while not self._signals:
-            if not self.wait(deadline):
+            late = not self.wait(deadline) or _is_over(deadline)
+            if late and not self._signals:
                 return None
         return self._signals.pop(0)
 
     # -- the socket ------------------------------------------------------------
 
-    def _write(self, data: bytes) -> None:
-        self._sock.settimeout(None)
+    def _write(self, data: bytes, deadline: float | None = None) -> None:
+        if deadline is None and self.patience is not None:
+            deadline = time.monotonic() + self.patience
+        self._set_timeout(deadline)
         try:
             self._sock.sendall(data)
+        except TimeoutError as e:
+            self.close()  # half a message may be on its way
+            raise NoReply("the bus takes no more") from e
         except OSError as e:
             raise Disconnected(f"the connection has ended: {e.strerror}") from e
 
-    def _read(self, deadline: float | None) -> bytes:
+    def _set_timeout(self, deadline: float | None) -> None:
         if deadline is None:
             self._sock.settimeout(None)
         else:
             # A socket that is told to wait for no time does not wait, and says so otherwise.
-            self._sock.settimeout(max(deadline - time.monotonic(), 1e-6))
-        try:
-            data = self._sock.recv(1 << 16)
-        except TimeoutError:
-            return b""
-        except OSError as e:
-            raise Disconnected(f"the connection has ended: {e.strerror}") from e
-        if not data:
-            raise Disconnected("the connection has ended: closed")
-        return data
+            left = max(deadline - time.monotonic(), 1e-6)
+            self._sock.settimeout(min(left, _LONGEST_WAIT))
+
+    def _read(self, deadline: float | None) -> bytes:
+        while True:
+            self._set_timeout(deadline)
+            try:
+                data = self._sock.recv(1 << 16)
+            except TimeoutError:
+                if _is_over(deadline):
+                    return b""
+            except OSError as e:
+                raise Disconnected(f"the connection has ended: {e.strerror}") from e
+            else:
+                if not data:
+                    raise Disconnected("the connection has ended: closed")
+                return data
 
     def wait(self, deadline: float | None) -> bool:
         """Take what comes, for ``reply`` and ``signal``; False if nothing came in time.
@@ -222,13 +310,20 @@ class BlockingConnection:
 
     def _feed(self, data: bytes) -> None:
         for frame in self._splitter.feed(data):
-            message = wire.decode(frame)
+            message = wire.read_header(frame)
             if message.kind in (wire.RETURN, wire.ERROR):
-                self._replies[message.reply_serial] = message
+                self._answers.take(message)
             elif message.kind == wire.SIGNAL:
-                self._signals.append(message)
+                self._answers.hear(message)
+                if self._is_heard(message):
+                    self._signals.append(message)
             elif message.kind == wire.CALL and not message.flags & wire.NO_REPLY_EXPECTED:
                 self._refuse(message)
+
+    def _is_heard(self, signal: wire.Received) -> bool:
+        """Whether a signal is the bus's (a peer says no sender), or of an owner that we hear."""
+        owners = [self._answers.owner(name) for name in self._heard]
+        return signal.sender in ("", DRIVER, *owners)
 
     def _refuse(self, call: wire.Received) -> None:
         """Nobody is served here: the caller must not wait for a timeout."""
@@ -243,3 +338,7 @@ class BlockingConnection:
             destination=call.sender,
         )
         self._write(error)
+
+
+def _is_over(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() >= deadline

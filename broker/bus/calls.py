@@ -20,9 +20,14 @@ CALL_TIMEOUT: Final = 25.0
 
 
 class Calls(ABC):
-    """What a connection can be asked for, whatever it is made of."""
+    """What a connection can be asked for, whatever it is made of.
+
+    Attributes:
+        unique_name: the name that the bus gave us; empty towards a peer.
+    """
 
     def __init__(self) -> None:
+        self.unique_name = ""
         self._answers = Answers()
 
     @property
@@ -60,9 +65,20 @@ class Calls(ABC):
         Returns:
             the serial, for ``forget``.
         """
+        if self.unique_name and message.destination:
+            self.follow(message.destination)
         serial = self.send(message)
         self.expect(serial, on_reply, message.destination)
         return serial
+
+    def follow(self, name: str) -> None:
+        """Have the bus tell of each owner of a name, for ``owner`` and for answers' sake."""
+        for member, argument, on_answer in self._answers.follow(name):
+            self.request(of_bus(member, "s", [argument]), on_answer)
+
+    def owner(self, name: str) -> str:
+        """Who owns a name that is followed, as of the last message read; empty for nobody."""
+        return self._answers.owner(name)
 
     def forget(self, serial: int) -> None:
         """Wait no longer for the answer to a request."""

@@ -219,8 +219,10 @@ class Connection(Calls, asyncio.BufferedProtocol):
             return
         if message.message_type in (type_return, type_error):
             self._answers.take(message)
-        else:
-            self.on_message(message)
+            return
+        if message.message_type is MessageType.SIGNAL:
+            self._answers.hear(message)
+        self.on_message(message)
 
     def take_at_most(self, size: int) -> None:
         """Refuse calls that have more bytes, and ignore other messages, without keeping them."""

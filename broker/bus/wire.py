@@ -39,6 +39,8 @@ FIELDS: Final = {
 }
 _NAMES: Final = {code: name for name, (code, _type) in FIELDS.items()}
 _PROTOCOL_VERSION: Final = 1
+# IndexError and struct.error: past the end. UnicodeDecodeError is a ValueError.
+_MALFORMED: Final = (ValueError, IndexError, struct.error, TypeError, RecursionError)
 
 
 class Received:
@@ -56,14 +58,23 @@ class Received:
     sender: str = ""
     signature: str = ""
 
-    def __init__(
-        self, kind: int, flags: int, serial: int, body: list[Any], fields: dict[str, Any]
-    ) -> None:
-        self.kind = kind
-        self.flags = flags
-        self.serial = serial
-        self.body = body
+    def __init__(self, frame: bytes, fields: dict[str, Any], end: int) -> None:
+        self.kind = frame[1]
+        self.flags = frame[2]
+        self.serial: int = struct.unpack_from(_order(frame) + "I", frame, 8)[0]
+        self.size = len(frame)
+        self._frame = frame
+        self._end = end  # of the header, unpadded
+        self._body: list[Any] | None = None
         self.__dict__ |= fields
+
+    @property
+    def body(self) -> list[Any]:
+        """The arguments, read when they are asked for; raises MalformedMessageError."""
+        if self._body is None:
+            self._body = _read_body(self._frame, self._end, self.signature)
+            self._frame = b""
+        return self._body
 
 
 def encode(
@@ -98,10 +109,20 @@ def decode(frame: bytes) -> Received:
     Raises:
         MalformedMessageError: the frame contradicts its own header.
     """
-    order = "<" if frame[0] == ord("l") else ">"
-    serial, length = struct.unpack_from(order + "II", frame, 8)
+    message = read_header(frame)
+    message.body  # noqa: B018 - it is read, and kept
+    return message
+
+
+def read_header(frame: bytes) -> Received:
+    """As ``decode``, for a message that may be nobody's: its body is read when it is wanted.
+
+    Raises:
+        MalformedMessageError: the header does. Of the body, ``body`` raises it.
+    """
+    order = _order(frame)
+    (length,) = struct.unpack_from(order + "I", frame, 12)
     fields: dict[str, Any] = {}
-    body = []
     at = FIXED_HEADER
     try:
         while at < FIXED_HEADER + length:
@@ -110,11 +131,23 @@ def decode(frame: bytes) -> Received:
             value, at = marshalling.reader(order, "v")(frame, at + 1)
             if code in _NAMES:
                 fields[_NAMES[code]] = value
-        at += -at % 8
-        for each in marshalling.types(fields.get("signature", "")):
+    except _MALFORMED as e:
+        raise MalformedMessageError(f"malformed message: {e}") from e
+    return Received(frame, fields, at)
+
+
+def _read_body(frame: bytes, at: int, signature: str) -> list[Any]:
+    order = _order(frame)
+    at += -at % 8
+    body = []
+    try:
+        for each in marshalling.types(signature):
             value, at = marshalling.reader(order, each)(frame, at)
             body.append(value)
-    # IndexError and struct.error: past the end. UnicodeDecodeError is a ValueError.
-    except (ValueError, IndexError, struct.error, TypeError, RecursionError) as e:
+    except _MALFORMED as e:
         raise MalformedMessageError(f"malformed message: {e}") from e
-    return Received(frame[1], frame[2], serial, body, fields)
+    return body
+
+
+def _order(frame: bytes) -> str:
+    return "<" if frame[0] == ord("l") else ">"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from xml.etree import ElementTree as ET
 from xml.parsers import expat
 
+from broker.core.digits import decimal
 from broker.core.printable import printable, quoted
 from broker.errors import BadConfiguration
 
@@ -315,12 +316,12 @@ class _File:
         name = self._attributes.get("name", "")
         if name not in _LIMITS:
             self._problem(self._line, f"there is no limit {quoted(name)}")
-        elif not (text.isascii() and text.isdecimal() and len(text) <= 10):
+        elif (number := decimal(text, 9_999_999_999)) is None:
             self._problem(self._line, f"{name}: not a number of a limit, {quoted(text)}")
-        elif not 0 < int(text) <= _LARGEST_LIMIT:
-            self._problem(self._line, f"{name}: {text} is not between 1 and {_LARGEST_LIMIT}")
+        elif not 0 < number <= _LARGEST_LIMIT:
+            self._problem(self._line, f"{name}: {number} is not between 1 and {_LARGEST_LIMIT}")
         else:
-            self._found.limits[name] = int(text)
+            self._found.limits[name] = number
 
     def _include(self, path: str) -> None:
         if self._attributes.get("ignore_missing") == "yes" and not os.path.exists(path):

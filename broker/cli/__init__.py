@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import sys
 
-from broker.errors import Fault, Outcome, RemoteError
+from broker.core.printable import printable
+from broker.errors import Fault, NoReply, Outcome, RemoteError
 
 # Here and in all that ``list`` imports: the name in typing would have it imported, and re
 # behind it, which take as long as half of Python's own start. Checkers know this one too.
@@ -23,18 +25,28 @@ COMPLETION: Final = "_DBUS_ACTIVATOR_COMPLETE"
 # each, as long as it runs, and every start a fortieth of a second: TLS and GLib.
 _NOT_FOR_US: Final = ("ssl", "gi")
 
+# What a verb waits for an answer, in seconds: libdbus's and sd-bus's default.
+PATIENCE: Final = 25.0
+# What a verb ends with that has waited in vain, as timeout(1).
+TIMED_OUT: Final = 124
+# Of a control character in a message.
+_KEPT: Final = "\n\t"
+# In characters: what others have sent us is no longer in a message.
+_LONGEST: Final = 8192
+
 # What the kernel says of a write that the reader, the disk or the terminal does not take.
 _WRITE_ERRORS: Final = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def complain(text: str) -> None:
-    """A line on standard error, which may be full or closed: then nobody can be told.
+    """Lines on standard error, which may be full or closed: then nobody can be told.
 
-    Not by print: what it could not write stays in Python's buffer, is tried again at
-    the end, and makes the exit status 120.
+    Control characters of others do not reach the terminal. Not by print: what it could
+    not write stays in Python's buffer, is tried again at the end, and makes the exit
+    status 120.
     """
     try:  # noqa: SIM105 - contextlib has collections and functools imported
-        os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
+        os.write(2, f"{printable(text, keep=_KEPT)}\n".encode())
     except OSError:
         pass
 
@@ -52,18 +64,38 @@ def main() -> None:
         complain(f"{PROGRAM}: {e}")
         sys.exit(e.exit_status)
     except Outcome as e:
-        complain(f"{PROGRAM}: {e}")
+        complain_of(str(e) or e.dbus_name)
         sys.exit(_status(e))
 
 
+def complain_of(text: str) -> None:
+    """One line on standard error about what others have sent or named."""
+    line = printable(text)
+    complain(f"{PROGRAM}: {line if len(line) <= _LONGEST else line[:_LONGEST] + '…'}")
+
+
 def _open_streams() -> None:
-    """Streams that we were started without lead nowhere: Python has None in their place."""
+    """Streams that we were started without lead nowhere: Python has None in their place.
+
+    What their encoding does not have is written as an escape.
+    """
     if sys.stdout is None or sys.stderr is None:
         from broker.process import signals  # noqa: PLC0415 - it is never needed otherwise
 
         signals.open_standard_streams()
         sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
         sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        # ASCII is no choice of anybody's (PEP 540), and click would go round such a stream.
+        ascii_only = codecs.lookup(stream.encoding).name == "ascii"
+        encoding = "utf-8" if ascii_only else stream.encoding
+        stream.reconfigure(encoding=encoding, errors="backslashreplace")  # type: ignore[union-attr]
+    # click's messages repeat what was typed, or pasted.
+    sys.stderr.write = _printing(sys.stderr.write)  # type: ignore[method-assign]
+
+
+def _printing(write: Callable[[str], int]) -> Callable[[str], int]:
+    return lambda text: write(printable(text, keep=_KEPT))
 
 
 def _run() -> None:
@@ -107,6 +139,8 @@ def _command() -> Callable[..., Any]:
 
 
 def _status(e: Outcome) -> int:
+    if isinstance(e, NoReply):
+        return TIMED_OUT
     if isinstance(e, RemoteError):
         from broker.cli import query  # noqa: PLC0415 - it has been imported by now
 

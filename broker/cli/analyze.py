@@ -106,7 +106,7 @@ def _graph(snapshot: Snapshot) -> Iterator[str]:
         yield f"  broker -> {node};"
     for root in tree.rows(snapshot, service=None, exited=True):
         service = named.get(root.service, "broker")
-        yield from _edges(root, service, service)
+        yield from _edges(root, service)
     yield "}"
 
 
@@ -115,16 +115,17 @@ def _names(snapshot: Snapshot) -> list[str]:
     return sorted({each["ServiceName"] for each in snapshot.processes.values()} - {""})
 
 
-def _edges(row: tree.Row, parent: str, service: str) -> Iterator[str]:
-    # PIDs come again; a record's start tells two of them apart.
-    node = f"p{row.pid}_{row.started}"
-    ended = "" if row.exit == "-" else f"\nended: {row.exit}"
-    colour = "" if row.exit in ("-", "0") else ", color=red"
-    yield f"  {node} [label={_quoted(f'{row.pid} {row.command}{ended}')}{colour}];"
-    # The tree has it below its service's first process, for want of its parent.
-    yield f"  {service} -> {node} [style=dashed];" if row.adopted else f"  {parent} -> {node};"
-    for child in row.children:
-        yield from _edges(child, node, service)
+def _edges(root: tree.Row, service: str) -> Iterator[str]:
+    parents = [(root, service)]
+    for row, parent in parents:
+        # PIDs come again; a record's start tells two of them apart.
+        node = f"p{row.pid}_{row.started}"
+        ended = "" if row.exit == "-" else f"\nended: {row.exit}"
+        colour = "" if row.exit in ("-", "0") else ", color=red"
+        yield f"  {node} [label={_quoted(f'{row.pid} {row.command}{ended}')}{colour}];"
+        # The tree has it below its service's first process, for want of its parent.
+        yield f"  {service} -> {node} [style=dashed];" if row.adopted else f"  {parent} -> {node};"
+        parents += [(child, node) for child in row.children]
 
 
 def _quoted(text: str) -> str:

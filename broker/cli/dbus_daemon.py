@@ -12,7 +12,7 @@ import click
 
 from broker import __version__, notify
 from broker.bus.driver import DRIVER
-from broker.cli import options, serve
+from broker.cli import numbers, options, serve
 from broker.client import Client
 from broker.config import Config, Limits, Output
 from broker.daemon import Daemon
@@ -50,7 +50,7 @@ _PASSED: Final = "systemd:"
 @click.option(
     "--print-address",
     metavar="FD",
-    type=click.IntRange(min=0),
+    type=numbers.DESCRIPTOR,
     is_flag=False,
     flag_value=1,
     help="Print the bus address on FD (default 1).",
@@ -58,7 +58,7 @@ _PASSED: Final = "systemd:"
 @click.option(
     "--print-pid",
     metavar="FD",
-    type=click.IntRange(min=0),
+    type=numbers.DESCRIPTOR,
     is_flag=False,
     flag_value=1,
     help="Print the process ID of the bus on FD (default 1).",

@@ -37,7 +37,8 @@ def command(
         environment = remote.get(ROOT, MANAGER, "Environment")
     mode = query.json_mode(options)
     if mode != "off":
-        query.print_json(dict(each.split("=", 1) for each in environment), mode)
+        pairs = (each.partition("=") for each in environment)
+        query.print_json({name: value for name, _, value in pairs}, mode)
         return
     for each in environment:
         print(printable(each))

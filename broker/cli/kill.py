@@ -8,13 +8,14 @@ from typing import Any
 import click
 
 from broker.cli import query
+from broker.core.digits import decimal
 
 
 def _number(ctx: click.Context, param: click.Parameter, text: str) -> int:
     """A signal as kill(1) takes it: ``TERM``, ``SIGTERM`` or ``15``."""
     wanted = text.upper()
-    if wanted.isdigit() and 1 <= int(wanted) <= signal.SIGRTMAX:
-        return int(wanted)
+    if number := decimal(wanted, signal.SIGRTMAX):
+        return number
     name = wanted if wanted.startswith("SIG") else f"SIG{wanted}"
     if name not in signal.Signals.__members__:
         raise click.BadParameter(f"there is no signal {text}", ctx, param)

@@ -6,7 +6,7 @@ import os
 import sys
 
 from broker.bus import address
-from broker.cli import output, words
+from broker.cli import PATIENCE, output, words
 from broker.remote import Remote
 
 TYPE_CHECKING = False
@@ -52,8 +52,9 @@ def select(where: str | None, flags: Collection[str]) -> list[dict[str, Any]]:
     Raises:
         Outcome: there is none to ask.
     """
-    with Remote.connect(where if where is not None else address.default(os.environ)) as remote:
-        (rows,) = remote.call("ListServiceStates")
+    bus = where if where is not None else address.default(os.environ)
+    with Remote.connect(bus, PATIENCE) as remote:
+        (rows,) = remote.ask("ListServiceStates")
     services = [dict(zip(KEYS, row, strict=True)) for row in rows]
     return [each for each in services if not flags or any(_is(each, flag) for flag in flags)]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from broker.cli import query, words
-from broker.contract import BUS_NAME
+from broker.cli import PATIENCE, PROGRAM, TIMED_OUT, complain, complain_of, output, query, words
 from broker.errors import AccessDenied, NotCaptured, RemoteError
+from broker.remote import is_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from broker.remote import Remote
 
 # The members of GetLog's structures; the first is consecutive in a service.
+_UINT_MAX: Final = 2**32 - 1
 KEYS: Final = ("Serial", "Time", "Monotonic", "Activation", "Stream", "Text")
 
 
@@ -31,9 +31,16 @@ KEYS: Final = ("Serial", "Time", "Monotonic", "Activation", "Stream", "Text")
     type=click.IntRange(min=0),
     help="Begin with the newest N lines. Default: with all that are kept.",
 )
+@query.timeout_option(f"With -f: at most so many seconds, then exit with {TIMED_OUT}.")
 @query.query_options
 def command(
-    name: str, where: str | None, *, follow: bool, count: int | None, **options: Any
+    name: str,
+    where: str | None,
+    *,
+    follow: bool,
+    count: int | None,
+    timeout: float | None,
+    **options: Any,
 ) -> None:
     """Print what a service has written, with the time, if the broker captures it.
 
@@ -46,15 +53,17 @@ def command(
       dbus-activator logs -f -n 20 org.example.Flaky
     """
     as_json = query.json_mode(options) != "off"
+    deadline = query.end_of_wait(timeout)
+    patience = None if follow else PATIENCE
     try:
-        with query.connect(where) as remote:
+        with query.connect(where, patience, timeout) as remote:
             log = _Log(remote, name)
             if follow:
                 log.subscribe()
             _print(log.newest(count), as_json=as_json)
-            for entries, dropped in log.more() if follow else ():
+            for entries, dropped in log.more(deadline) if follow else ():
                 if dropped and not options["quiet"]:
-                    print(f"dbus-activator: {dropped} lines were not kept", file=sys.stderr)
+                    complain(f"{PROGRAM}: {dropped} lines were not kept")
                 _print(entries, as_json=as_json)
     except KeyboardInterrupt:
         return
@@ -66,7 +75,7 @@ def tail(remote: Remote, name: str, count: int) -> list[dict[str, Any]]:
         return _Log(remote, name).newest(count)
     except RemoteError as e:
         if e.name == AccessDenied.dbus_name:
-            print(f"dbus-activator: what {name} has written is not shown: {e}", file=sys.stderr)
+            complain_of(f"what {name} has written is not shown: {e}")
         elif e.name != NotCaptured.dbus_name and not query.is_unknown(e):
             raise
         return []
@@ -82,7 +91,7 @@ def _print(entries: list[dict[str, Any]], *, as_json: bool) -> None:
         if as_json:
             query.print_json(entry, "short")
         else:
-            print(line(entry))
+            print(output.clip(line(entry), None))
 
 
 class _Log:
@@ -98,22 +107,23 @@ class _Log:
     def subscribe(self) -> None:
         """Hear of new lines, before the first are read: none comes between."""
         # The name is known first: in a rule, a quote in it would end the value.
-        (self._path,) = self._remote.call("GetService", "s", self._name)
+        (self._path,) = self._remote.ask("GetService", "s", self._name)
         for rule in (f"member='LogAppended',arg0='{self._name}'", "member='InterfacesAdded'"):
-            whole = f"type='signal',sender='{BUS_NAME}',{rule}"
-            self._remote.bus.call_bus("AddMatch", "s", whole)
+            self._remote.subscribe(rule)
 
     def newest(self, count: int | None) -> list[dict[str, Any]]:
         """The newest lines, or all for None."""
         # 0 is all to GetLog, and it has no other way to say where the log ends.
-        entries, _ = self._read(1 if count == 0 else count or 0)
+        entries, _ = self._read(1 if count == 0 else min(count or 0, _UINT_MAX))
         return [] if count == 0 else entries
 
-    def more(self) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    def more(self, deadline: float | None) -> Iterator[tuple[list[dict[str, Any]], int]]:
         """New lines as they come, and how many before them are lost."""
-        for signal in query.signals(self._remote):
+        for signal in query.signals(self._remote, deadline):
+            if is_back(signal):
+                yield self._begin_again(), 0
             # One of a line that we have was on its way while we asked.
-            if signal.member == "LogAppended" and signal.body[1] > self._last:
+            elif signal.member == "LogAppended" and signal.body[1] > self._last:
                 yield self._read(0)
             elif signal.member == "InterfacesAdded" and signal.body[0] == self._path:
                 yield self._begin_again(), 0
@@ -128,7 +138,7 @@ class _Log:
         return self._read(0)[0]
 
     def _read(self, lines: int) -> tuple[list[dict[str, Any]], int]:
-        entries, dropped = self._remote.call("GetLog", "stu", self._name, self._last, lines)
+        entries, dropped = self._remote.ask("GetLog", "stu", self._name, self._last, lines)
         found = [dict(zip(KEYS, entry, strict=True)) for entry in entries]
         if found:
             self._newest = found[-1:]

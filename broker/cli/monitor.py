@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from broker.cli import exits, output, query, words
+from broker.cli import PROGRAM, TIMED_OUT, complain, exits, output, query, words
 from broker.core.printable import printable
 from broker.news import Reader
+from broker.remote import is_back
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from broker.bus.wire import Received
+    from broker.remote import Remote
 
 _COLOURS: Final = {"failed": "red", "active": "green", "exited": "dim"}
 
 
 @click.command("monitor", short_help="Print events as they come.")
 @click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=query.complete_names)
+@query.timeout_option(f"Go on for at most so many seconds, then exit with {TIMED_OUT}.")
 @query.query_options
-def command(names: tuple[str, ...], where: str | None, **options: Any) -> None:
+def command(
+    names: tuple[str, ...], where: str | None, *, timeout: float | None, **options: Any
+) -> None:
     """Print what happens, a line each, until Ctrl-C: states, processes, failures.
 
     \b
@@ -25,17 +34,18 @@ def command(names: tuple[str, ...], where: str | None, **options: Any) -> None:
       dbus-activator monitor --json=short org.example.Calculator
     """
     mode = query.json_mode(options)
+    deadline = query.end_of_wait(timeout)
     try:
-        with query.connect(where) as remote:
+        with query.connect(where, None, timeout) as remote:
             remote.subscribe()
-            (services,) = remote.call("ListServices")
+            (rows,) = remote.ask("ListServiceStates")
             for name in names:
-                remote.call("GetService", "s", name)  # says ServiceUnknown if it is
-            reader = Reader({path: name for name, path, _, _ in services})
+                remote.ask("GetService", "s", name)  # says ServiceUnknown if it is
+            reader = Reader(rows)
             if not options["quiet"]:
-                print("dbus-activator: monitoring; Ctrl-C ends it", file=sys.stderr)
-            for signal in query.signals(remote):
-                for event in reader.events(signal):
+                complain(f"{PROGRAM}: monitoring; Ctrl-C ends it")
+            for signal in query.signals(remote, deadline):
+                for event in _events(remote, reader, signal):
                     if not names or event["Service"] in names:
                         if mode != "off":
                             query.print_json(event, "short")
@@ -43,6 +53,13 @@ def command(names: tuple[str, ...], where: str | None, **options: Any) -> None:
                             print(_line(event))
     except KeyboardInterrupt:
         return
+
+
+def _events(remote: Remote, reader: Reader, signal: Received) -> Iterator[dict[str, Any]]:
+    if not is_back(signal):
+        return reader.events(signal)
+    (rows,) = remote.ask("ListServiceStates")
+    return reader.resume(rows)
 
 
 def _line(event: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -13,7 +12,7 @@ import click
 from broker.catalog import busconfig
 from broker.catalog.busconfig import BusConfig
 from broker.catalog.catalog import Directory, standard_directories
-from broker.cli import PROGRAM, complain
+from broker.cli import PROGRAM, complain, numbers
 from broker.config import Config, Limits, Output
 from broker.engine import listen
 from broker.engine.base import Rules
@@ -53,14 +52,14 @@ _OPTIONS: Final = (
     click.option(
         "--activation-timeout",
         metavar="S",
-        type=click.FloatRange(min=0, min_open=True),
+        type=numbers.SOME_SECONDS,
         help="Seconds for a service to take its name. Default: "
         f"{Limits().activation_timeout:g}, or the configuration file's service_start_timeout.",
     ),
     click.option(
         "--stop-timeout",
         metavar="S",
-        type=click.FloatRange(min=0),
+        type=numbers.SECONDS,
         default=Limits().stop_timeout,
         show_default=True,
         help="Seconds from SIGTERM to SIGKILL.",
@@ -140,11 +139,6 @@ def config(
     directories = [Directory(each, strict=False) for each in own] or list(found.directories)
     if options["standard_services"] or not (directories or options.get("config_file")):
         directories += standard_directories(environ)
-    for timeout in ("activation_timeout", "stop_timeout"):
-        if math.isnan(options[timeout] or 0):
-            raise click.BadParameter(
-                "nan is no number of seconds", param_hint=f"--{timeout.replace('_', '-')}"
-            )
     return Config(
         listener=listener,
         directories=directories,

@@ -6,6 +6,8 @@ import errno
 import os
 import sys
 
+from broker.core.digits import decimal
+from broker.core.printable import KEPT, printable
 from broker.errors import OutputRefused
 
 TYPE_CHECKING = False
@@ -18,6 +20,7 @@ BROKEN_PIPE: Final = 128 + 13
 _DEFAULT_WIDTH: Final = 80
 # A column is not made narrower than this to fit the terminal.
 _NARROWEST: Final = 8
+_WIDEST: Final = 65535  # struct winsize has 16 bits
 
 _COLOURS: Final = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 # ActiveState to colour, as systemctl has it.
@@ -58,9 +61,8 @@ def width() -> int | None:
     """The terminal's columns; None where the output is no terminal, and nothing is cut."""
     if not sys.stdout.isatty():
         return None
-    columns = os.environ.get("COLUMNS", "")
-    if columns.isdigit() and int(columns):
-        return int(columns)
+    if columns := decimal(os.environ.get("COLUMNS", ""), _WIDEST):
+        return columns
     try:
         return os.get_terminal_size(sys.stdout.fileno()).columns or _DEFAULT_WIDTH
     except OSError:
@@ -75,7 +77,11 @@ def paint(text: str, colour: str) -> str:
 
 
 def clip(text: str, columns: int | None) -> str:
-    """Text cut to so many columns; the cut is shown."""
+    """One line without control characters, cut to so many columns; the cut is shown.
+
+    All text of others goes through here on its way to the output. (JSON has escapes of its own.)
+    """
+    text = printable(text, keep=KEPT)
     if columns is None or len(text) <= columns:
         return text
     return text[: max(columns - 1, 0)] + "…"
@@ -98,6 +104,7 @@ def table(
     On a terminal the first column is cut until a line fits, and then its end.
     """
     columns = width()
+    rows = [[clip(cell, None) for cell in row] for row in rows]
     widths = [
         max(len(row[index]) for row in ([headings] if legend else []) + list(rows))
         for index in range(len(headings))

@@ -94,6 +94,7 @@ def svg(snapshot: Snapshot, title: str) -> Iterator[str]:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}">'
     )
+    title = printable(title)
     yield f"  <title>{escape(title)}</title>"
     yield f"  <style>\n{_STYLE}\n  </style>"
     yield (
@@ -156,7 +157,7 @@ def _service_row(service: dict[str, Any], now: int) -> _Row:
         note = f"failed after {words.span(end - requested)}" if over else "activating"
     failed = service["Result"] != "success"
     if failed:
-        note += f", {service['Result']}"
+        note += f", {printable(service['Result'])}"
     return _Row(service["Name"], bars, note, _SERVICE, bad=failed)
 
 

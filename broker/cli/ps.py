@@ -25,7 +25,7 @@ def command(name: str | None, where: str | None, *, exited: bool, **options: Any
     """
     with query.connect(where) as remote:
         if name is not None:
-            remote.call("GetService", "s", name)  # says ServiceUnknown if it is
+            remote.ask("GetService", "s", name)  # says ServiceUnknown if it is
         snapshot = remote.snapshot()
     query.note_commands(snapshot)
     mode = query.json_mode(options)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from broker.bus import address
-from broker.cli import output
-from broker.errors import OWN, Outcome, RemoteError, ServiceUnknown
+from broker.cli import PATIENCE, complain_of, numbers, output
+from broker.errors import OWN, NoReply, Outcome, RemoteError, ServiceUnknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +30,13 @@ NOT_RUNNING: Final = 3
 UNKNOWN: Final = 4
 
 _UNKNOWN_NAMES: Final = {ServiceUnknown.dbus_name, f"{OWN}NoSuchProcess"}
+
+# For whoever has pressed Tab, in seconds.
+_COMPLETION_PATIENCE: Final = 1.0
+# A broker that lives has so much time for its answers, however short a wait may be: a
+# timeout of 0 asks how it is now. In seconds.
+_SHORTEST: Final = 1.0
+_INT_MAX: Final = 2**31 - 1
 
 _ADDRESS: Final = click.option(
     "--address",
@@ -69,8 +76,8 @@ def complete_names(
 
     del param
     try:
-        with connect(ctx.params.get("where")) as remote:
-            (services,) = remote.call("ListServices")
+        with connect(ctx.params.get("where"), _COMPLETION_PATIENCE) as remote:
+            (services,) = remote.ask("ListServices")
     except Outcome:
         # Nothing can be said in the middle of somebody's command line.
         return []
@@ -81,16 +88,35 @@ def complete_names(
     ]
 
 
-def connect(where: str | None) -> Remote:
+def timeout_option(text: str) -> Callable[[F], F]:
+    """``--timeout``, of a verb that waits for something to happen."""
+    return click.option("--timeout", metavar="S", type=numbers.SECONDS, help=text)
+
+
+def connect(
+    where: str | None, patience: float | None = PATIENCE, timeout: float | None = None
+) -> Remote:
     """A connection to the broker to ask.
+
+    Args:
+        patience: for each answer, in seconds. None is for verbs that wait for something to
+            happen: a broker that is stopped is waited for, too.
+        timeout: what the user gives the verb as a whole, in seconds.
 
     Raises:
         InvalidArgs: nothing says which bus, or it is no address.
         Disconnected: nobody listens there.
+        NoReply: it does not answer in time.
     """
     from broker.remote import Remote  # noqa: PLC0415 - help and completion of options need none
 
-    return Remote.connect(bus_address(where))
+    limit = None if timeout is None else time.monotonic() + max(timeout, _SHORTEST)
+    return Remote.connect(bus_address(where), patience, limit)
+
+
+def end_of_wait(timeout: float | None) -> float | None:
+    """When a wait that begins now is over, on the monotonic clock; None for never."""
+    return None if timeout is None else time.monotonic() + timeout
 
 
 def bus_address(where: str | None) -> str:
@@ -117,7 +143,7 @@ def note_commands(snapshot: Snapshot) -> None:
 def note_withheld(what: str) -> None:
     """Say that something is not for us, such as "command lines are"."""
     whose = "for the broker's own user and root"
-    print(f"dbus-activator: {what} not shown: that is {whose}", file=sys.stderr)
+    complain_of(f"{what} not shown: that is {whose}")
 
 
 def json_mode(options: dict[str, Any]) -> str:
@@ -138,10 +164,14 @@ def print_json(value: Any, mode: str) -> None:
         print(json.dumps(value, separators=(",", ":"), default=bytes.hex))
 
 
-def signals(remote: Remote) -> Iterator[Received]:
+def signals(remote: Remote, deadline: float | None) -> Iterator[Received]:
     """The broker's signals as they come, for as long as somebody reads our output.
 
-    Raises:
+    Args:
+        deadline: on the monotonic clock, in seconds; None follows as long as the bus lives.
+
+    Raises: as ``Remote.signal``, and
+        NoReply: the deadline is over.
         Disconnected: the bus has gone.
         SystemExit: the reader has, of whom we would hear only with the next line.
     """
@@ -152,10 +182,15 @@ def signals(remote: Remote) -> Iterator[Received]:
     # Of a pipe without a reader POLLERR is told, asked for or not (poll(2)).
     waiting.register(sys.stdout.fileno(), 0)
     while True:
-        while signal := remote.bus.signal(time.monotonic()):
+        while signal := remote.signal(time.monotonic()):
             yield signal
         sys.stdout.flush()
-        if any(fd != remote.bus.fileno() for fd, _ in waiting.poll()):
+        limits = [each for each in (deadline, remote.leaving) if each is not None]
+        left = min(limits) - time.monotonic() if limits else None
+        if deadline is not None and time.monotonic() >= deadline:
+            raise NoReply("the time to follow the broker is over")
+        ready = waiting.poll(None if left is None else min(max(left * 1000, 0) + 1, _INT_MAX))
+        if any(fd != remote.bus.fileno() for fd, _ in ready):
             raise output.refused(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
 
 
@@ -177,6 +212,6 @@ def call_each(remote: Remote, member: str, calls: list[tuple[Any, ...]]) -> None
             errors.append(e)
     errors.sort(key=is_unknown)
     for error in errors[:-1]:
-        print(f"dbus-activator: {error}", file=sys.stderr)
+        complain_of(str(error))
     if errors:
         raise errors[-1]

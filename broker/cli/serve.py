@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from broker import notify
-from broker.cli import options
+from broker.cli import numbers, options
 from broker.daemon import Daemon
 from broker.engine import listen
 from broker.errors import BadConfiguration, Outcome
@@ -44,7 +44,7 @@ SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 @click.option(
     "--print-address",
     metavar="FD",
-    type=click.IntRange(min=0),
+    type=numbers.DESCRIPTOR,
     is_flag=False,
     flag_value=1,
     help="Print the bus address on FD (default 1) when clients can be served.",
@@ -52,7 +52,7 @@ SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 @click.option(
     "--print-pid",
     metavar="FD",
-    type=click.IntRange(min=0),
+    type=numbers.DESCRIPTOR,
     is_flag=False,
     flag_value=1,
     help="Print the process ID on FD (default 1).",
@@ -60,7 +60,7 @@ SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 @click.option(
     "--lifeline",
     metavar="FD",
-    type=click.IntRange(min=0),
+    type=numbers.DESCRIPTOR,
     help="End at the end of file of FD, or of the process that it is a pidfd of: with whoever "
     "started us, however that ends.",
 )

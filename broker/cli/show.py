@@ -47,7 +47,7 @@ def command(
         return
     for each in wanted:
         text = _text(found[each])
-        print(text if value else f"{each}={text}")
+        print(text if value else f"{printable(each)}={text}")
 
 
 def _text(value: Any) -> str:

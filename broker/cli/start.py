@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from broker.cli import query
+from broker.cli import TIMED_OUT, complain_of, query
 from broker.errors import NoReply, RemoteError
 
 
@@ -16,11 +16,8 @@ from broker.errors import NoReply, RemoteError
 @click.argument(
     "names", metavar="NAME...", nargs=-1, required=True, shell_complete=query.complete_names
 )
-@click.option(
-    "--timeout",
-    metavar="S",
-    type=click.FloatRange(min=0),
-    help="Wait at most so many seconds. Default: until the broker gives up.",
+@query.timeout_option(
+    f"Wait at most so many seconds, then exit with {TIMED_OUT}. Default: until the broker gives up."
 )
 @query.query_options
 def command(
@@ -28,15 +25,16 @@ def command(
 ) -> None:
     """Activate services, all at once, and wait until each name is owned or has failed.
 
-    The exit status is 0 if all are running, and 1 otherwise, with the reasons.
+    The exit status is 0 if all are running, and 1 if one has failed, with the reasons.
 
     \b
     Example:
       dbus-activator start org.example.Calculator
     """
     failed = {}
-    with query.connect(where) as remote:
-        deadline = None if timeout is None else time.monotonic() + timeout
+    late = set()
+    deadline = query.end_of_wait(timeout)
+    with query.connect(where, timeout=timeout) as remote:
         serials = {name: remote.send("StartService", "s", name) for name in names}
         for name, serial in serials.items():
             left = None if deadline is None else max(deadline - time.monotonic(), 0)
@@ -45,7 +43,10 @@ def command(
             except RemoteError as e:
                 failed[name] = str(e)
             except NoReply:
+                if deadline is None or time.monotonic() < deadline:
+                    raise
                 failed[name] = f"has not taken its name within {timeout:g} s"
+                late.add(name)
     mode = query.json_mode(options)
     if mode != "off":
         found = [
@@ -55,7 +56,6 @@ def command(
         query.print_json(found, mode)
     else:
         for name, reason in failed.items():
-            text = reason if name in reason else f"{name}: {reason}"
-            print(f"dbus-activator: {text}", file=sys.stderr)
+            complain_of(reason if name in reason else f"{name}: {reason}")
     if failed:
-        sys.exit(1)
+        sys.exit(TIMED_OUT if late == failed.keys() else 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from broker.cli import exits, logs, output, query, tree, words
+from broker.cli import complain_of, exits, logs, output, query, tree, words
 from broker.core.printable import printable
 from broker.errors import NoSuchProcess, RemoteError
 
@@ -54,7 +54,7 @@ def command(targets: tuple[str, ...], where: str | None, **options: Any) -> None
             except RemoteError as e:
                 if not query.is_unknown(e):
                     raise
-                print(f"dbus-activator: {e}", file=sys.stderr)
+                complain_of(str(e))
                 status = query.UNKNOWN
         snapshot = remote.snapshot()
         tails = {
@@ -84,9 +84,9 @@ def _path(remote: Remote, target: str) -> str:
             # More than the call can carry.
             name = NoSuchProcess.dbus_name
             raise RemoteError(name, f"process {target} belongs to no service of this bus")
-        (path,) = remote.call("GetServiceByPID", "u", int(target))
+        (path,) = remote.ask("GetServiceByPID", "u", int(target))
     else:
-        (path,) = remote.call("GetService", "s", target)
+        (path,) = remote.ask("GetService", "s", target)
     return str(path)
 
 
@@ -182,7 +182,7 @@ def _show_bus(remote: Remote, mode: str) -> None:
         query.print_json(about, mode)
         return
     columns = output.width()
-    (rows,) = remote.call("ListServiceStates")
+    (rows,) = remote.ask("ListServiceStates")
     failed = [row[0] for row in rows if row[3] == "failed"]
     active = sum(row[3] == "active" for row in rows)
     bullet = output.paint("×" if failed else "●", "red" if failed else "green")

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from broker.snapshot import Snapshot
 
+# By so much, in microseconds, a child's start may seem earlier than its parent's: the kernel
+# knows a start to a clock tick, and the broker notes its own children's when it comes to it.
+# No PID comes again as soon as that.
+_SLACK: Final = 1_000_000
 HEADINGS: Final = ("PID", "PPID", "EXIT", "STARTED", "COMMAND")
 
 
@@ -44,18 +48,20 @@ def rows(snapshot: Snapshot, *, service: str | None, exited: bool) -> list[Row]:
     Args:
         exited: with those that have ended, as far as they are remembered.
     """
-    found: dict[int, Row] = {}
+    found: list[Row] = []
     records = sorted(snapshot.processes.values(), key=lambda each: each["StartTimestampMonotonic"])
     for each in records:
         wanted = service is None or each["ServiceName"] == service
         if wanted and (exited or each["State"] == "running"):
-            found[each["PID"]] = _of_record(each)
+            found.append(_of_record(each))
+    live = {row.pid for row in found if row.exit == "-"}
     for each in snapshot.services.values():
         if service is None or each["Name"] == service:
             for pid in each["PIDs"]:
-                if pid not in found and (row := _of_live(pid, each["Name"])):
-                    found[pid] = row
-    return _roots(found.values())
+                if pid not in live and (row := _of_live(pid, each["Name"])):
+                    live.add(pid)
+                    found.append(row)
+    return _roots(found)
 
 
 def _of_record(record: dict[str, Any]) -> Row:
@@ -80,19 +86,32 @@ def _of_live(pid: int, service: str) -> Row | None:
 
 
 def _roots(all_rows: Iterable[Row]) -> list[Row]:
-    by_pid = {row.pid: row for row in all_rows}
+    all_rows = list(all_rows)
+    # PIDs come again: there may be several, the first started first.
+    by_pid: dict[int, list[Row]] = {}
+    for row in sorted(all_rows, key=lambda row: row.started):
+        by_pid.setdefault(row.pid, []).append(row)
     main: dict[str, Row] = {}
     roots = []
-    for row in by_pid.values():
-        parent = by_pid.get(row.ppid)
+    for row in all_rows:
+        parent = _parent(row, by_pid.get(row.ppid, ()))
         if parent is None and row.adopted and row.service:
             parent = main.get(row.service)
-        if parent is not None and parent is not row:
+        if parent is not None:
             parent.children.append(row)
             continue
         roots.append(row)
         main.setdefault(row.service, row)
     return sorted(roots, key=lambda row: (row.service, row.started))
+
+
+def _parent(row: Row, candidates: Iterable[Row]) -> Row | None:
+    """The newest process that was there when the row's was started, by clocks of two kinds."""
+    found = None
+    for each in candidates:
+        if each is not row and each.started <= row.started + _SLACK:
+            found = each
+    return found
 
 
 def lines(roots: Iterable[Row], since: int, *, legend: bool, margin: int = 0) -> Iterator[str]:
@@ -124,9 +143,12 @@ def lines(roots: Iterable[Row], since: int, *, legend: bool, margin: int = 0) ->
 
 def branches(root: Row, prefix: str = "", below: str = "") -> Iterator[tuple[Row, str]]:
     """Each process of a tree, with the lines that lead to it."""
-    yield root, prefix
-    for child in root.children:
-        last = child is root.children[-1]
-        yield from branches(
-            child, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  ")
-        )
+    # Without recursion: a chain of processes may be longer than Python's stack.
+    waiting = [(root, prefix, below)]
+    while waiting:
+        row, prefix, below = waiting.pop()
+        yield row, prefix
+        for child in reversed(row.children):
+            last = child is row.children[-1]
+            lead, rest = ("└─ ", "   ") if last else ("├─ ", "│  ")
+            waiting.append((child, below + lead, below + rest))

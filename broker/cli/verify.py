@@ -9,6 +9,7 @@ import click
 
 from broker.catalog.verify import verify
 from broker.cli import output
+from broker.core.printable import printable
 from broker.errors import BadConfiguration
 
 
@@ -27,10 +28,10 @@ def command(paths: tuple[str, ...], *, quiet: bool) -> None:
     """
     for path in paths:
         if not os.path.lexists(path):
-            raise BadConfiguration(f"{path}: no such file or directory")
+            raise BadConfiguration(f"{printable(path)}: no such file or directory")
     count = 0
     for finding in verify(paths):
         count += 1
         if not quiet:
-            print(output.paint(str(finding), "red" if finding.fatal else ""))
+            print(output.paint(output.clip(str(finding), None), "red" if finding.fatal else ""))
     sys.exit(1 if count else 0)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import sys
-import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from broker.cli import query
-from broker.contract import SERVICE
+from broker.cli import TIMED_OUT, complain_of, query
+from broker.contract import PROCESS, SERVICE
 from broker.core.exits import CLD_EXITED
+from broker.errors import NoReply, RemoteError
+from broker.remote import is_back
 
 if TYPE_CHECKING:
     from broker.bus.wire import Received
-
-TIMED_OUT: Final = 124  # as timeout(1)
+    from broker.remote import Remote
 
 
 @click.command("wait", short_help="Wait for a service's name, or for its end.")
@@ -28,12 +28,7 @@ TIMED_OUT: Final = 124  # as timeout(1)
     show_default=True,
     help="What to wait for.",
 )
-@click.option(
-    "--timeout",
-    metavar="S",
-    type=click.FloatRange(min=0),
-    help=f"Wait at most so many seconds, then exit with {TIMED_OUT}.",
-)
+@query.timeout_option(f"Wait at most so many seconds, then exit with {TIMED_OUT}.")
 @query.query_options
 def command(
     name: str, where: str | None, *, event: str, timeout: float | None, **options: Any
@@ -47,22 +42,33 @@ def command(
     Example:
       dbus-activator wait --for=exit --timeout=60 org.example.Batch
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
-    with query.connect(where) as remote:
-        remote.subscribe()
-        (path,) = remote.call("GetService", "s", name)
-        watch = _Watch(path, remote.get_all(path, SERVICE))
-        done = watch.named if event == "name" else watch.ended
-        while not done():
-            signal = remote.bus.signal(deadline)
-            if signal is None:
-                if not options["quiet"]:
-                    what = "taken its name" if event == "name" else "ended"
-                    print(f"dbus-activator: {name} has not {what}", file=sys.stderr)
-                sys.exit(TIMED_OUT)
-            watch.take(signal)
-        if event == "exit":
-            sys.exit(watch.status())
+    deadline = query.end_of_wait(timeout)
+    late = f"{name} has not {'taken its name' if event == 'name' else 'ended'}"
+    try:
+        with query.connect(where, None, timeout) as remote:
+            remote.subscribe()
+            watch = _Watch(*_look(remote, name))
+            done = watch.named if event == "name" else watch.ended
+            while not done():
+                signal = remote.signal(deadline)
+                if signal is None:
+                    raise NoReply(f"in {timeout:g} s")
+                if is_back(signal):
+                    watch.look_again(remote, *_look(remote, name))
+                else:
+                    watch.take(signal)
+    except NoReply as e:
+        if not options["quiet"]:
+            complain_of(f"{late}: {e}")
+        sys.exit(TIMED_OUT)
+    if event == "exit":
+        sys.exit(watch.status())
+
+
+def _look(remote: Remote, name: str) -> tuple[str, dict[str, Any]]:
+    """A service's object and its properties."""
+    (path,) = remote.ask("GetService", "s", name)
+    return path, remote.get_all(path, SERVICE)
 
 
 class _Watch:
@@ -78,6 +84,16 @@ class _Watch:
         self._main = properties["ExecMainPID"]
         self._again = False
 
+    def look_again(self, remote: Remote, path: str, properties: dict[str, Any]) -> None:
+        """Take the properties as they are after signals may have been missed."""
+        self._path = path
+        started_anew = properties["InvocationID"] != self._properties["InvocationID"]
+        if started_anew and self._running(self._first):
+            self._exits.setdefault(self._main, _exit_of(remote, self._main))
+            self._again = True
+            return
+        self._update(properties)
+
     def take(self, signal: Received) -> None:
         if signal.member == "ProcessExited":
             _, _, pid, code, status, _ = signal.body
@@ -87,10 +103,13 @@ class _Watch:
             if "InvocationID" in changed and self._running(self._first):
                 self._again = True
                 return
-            self._properties |= changed
-            self._main = self._properties["ExecMainPID"] or self._main
-            if not self._running(self._first):
-                self._first = dict(self._properties)
+            self._update(changed)
+
+    def _update(self, changed: dict[str, Any]) -> None:
+        self._properties |= changed
+        self._main = self._properties["ExecMainPID"] or self._main
+        if not self._running(self._first):
+            self._first = dict(self._properties)
 
     def named(self) -> bool:
         return bool(self._properties["Owner"])
@@ -113,10 +132,19 @@ class _Watch:
         if self._again:
             code, status = self._exits.get(self._main, (0, 0))
         if not code:
-            print(
-                f"dbus-activator: process {self._main} was not the broker's own child: "
-                "its parent knows how it ended",
-                file=sys.stderr,
+            complain_of(
+                f"process {self._main} was not the broker's own child: "
+                "its parent knows how it ended"
             )
             return 1
         return int(status) if code == CLD_EXITED else 128 + int(status)
+
+
+def _exit_of(remote: Remote, pid: int) -> tuple[int, int]:
+    """How a process ended; (0, 0) if the broker does not know."""
+    try:
+        (path,) = remote.ask("GetProcess", "u", pid)
+        about = remote.get_all(path, PROCESS)
+    except RemoteError:
+        return 0, 0
+    return about["ExitCode"], about["ExitStatus"]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from broker.core.printable import printable
+from broker.core.printable import KEPT, printable
 
 # In bytes. A longer line becomes several: so much is held of each that has no end
 # yet, and to people it is no line any more.
 LONGEST: Final = 8192
 # At the end of a line that goes on in the next.
 MARK: Final = "…"
-# A tab moves nothing but the cursor, and French and Japanese are full of spaces
-# that isprintable() does not let pass.
-_KEPT: Final = "\t\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}\N{IDEOGRAPHIC SPACE}"
+_KEPT: Final = KEPT
 
 
 class Lines:

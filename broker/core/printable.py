@@ -10,6 +10,10 @@ LONGEST = 4096
 """Bytes of UTF-8 that a command line, or the text of an error, may have on the bus."""
 _LONGEST_QUOTE = 80
 _CUT = "…"
+# A tab moves nothing but the cursor, and French and Japanese are full of spaces
+# that isprintable() does not let pass: no-break, narrow no-break, ideographic. (Not by
+# their names, for which Python imports its database of characters.)
+KEPT = "\t\u00a0\u202f\u3000"
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -140,7 +140,9 @@ def private_directory(environ: Mapping[str, str]) -> str:
         PermissionRefused: neither can be written.
     """
     for parent in (environ.get("XDG_RUNTIME_DIR", ""), "/tmp"):  # noqa: S108 - see mkdir
-        if parent and len(parent) < 70 and os.access(parent, os.W_OK | os.X_OK):
+        # dbus-daemon's file names it, and XML holds no bytes that are no text.
+        usable = len(parent) < 70 and parent.isprintable()
+        if parent and usable and os.access(parent, os.W_OK | os.X_OK):
             # mkdir fails if anything has the name, a link of somebody's included.
             directory = os.path.join(parent, f"dbus-activator-{os.urandom(6).hex()}")
             with contextlib.suppress(OSError):  # a full disk; the other may be on another

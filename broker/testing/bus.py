@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from broker.catalog import catalog, descriptor
 from broker.errors import NoReply, Outcome, RemoteError, ServiceUnknown
 from broker.news import Reader
-from broker.remote import Remote
+from broker.remote import Remote, is_back
 from broker.testing import faulty, inline, survivors
 from broker.testing.events import Event, typed
 from broker.testing.host import Host
@@ -69,8 +69,8 @@ class Bus:
         self._own: dict[str, Path] = {}
         remote.patience = _PATIENCE
         remote.subscribe()
-        (listed,) = remote.ask("ListServices")
-        self._reader = Reader({path: name for name, path, _, _ in listed})
+        (rows,) = remote.ask("ListServiceStates")
+        self._reader = Reader(rows)
         self.engine = str(remote.manager()["Engine"])
 
     @classmethod
@@ -344,10 +344,14 @@ class Bus:
 
     def wait(self, deadline: float | None) -> bool:
         """Wait for the next piece of news; False if none came until then (monotonic clock)."""
-        signal = self.remote.bus.signal(deadline)
+        signal = self.remote.signal(deadline)
         if signal is None:
             return False
-        self.news += self._reader.events(signal)
+        if is_back(signal):
+            (rows,) = self.remote.ask("ListServiceStates")
+            self.news += self._reader.resume(rows)
+        else:
+            self.news += self._reader.events(signal)
         return True
 
     def drain(self) -> None:

@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Final
 
-from broker.core.printable import printable
+from broker.core.printable import KEPT, printable
 from broker.errors import Outcome
 from broker.testing import survivors
 from broker.testing.service import ended, how, of_snapshot
@@ -58,7 +58,7 @@ def _services(bus: Bus, snapshot: Snapshot) -> Iterator[str]:
         if len(log) > _LOG_LINES:
             yield f"  | … {len(log) - _LOG_LINES} lines"
         for line in log[-_LOG_LINES:]:
-            yield f"  | {line}"
+            yield f"  | {printable(line, keep=KEPT)}"
 
 
 def _events(bus: Bus) -> Iterator[str]:

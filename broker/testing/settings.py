@@ -49,6 +49,13 @@ class Settings:
     artifacts: Path | None = None
 
     def __post_init__(self) -> None:
+        for name in ("leak_grace", "activation_timeout", "stop_timeout"):
+            seconds = getattr(self, name)
+            # Of nan, no comparison is true.
+            if not seconds >= 0:
+                raise pytest.UsageError(
+                    f"dbus_activator_{name}: {seconds!r} is no number of seconds"
+                )
         _check_choice("engine", self.engine, ENGINES)
         _check_choice("leaks", self.leaks, LEAKS)
 

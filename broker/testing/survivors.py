@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from broker.bus.blocking import DRIVER
+from broker.bus.driver import DRIVER
 from broker.errors import RemoteError
 from broker.leaks import Leak
 

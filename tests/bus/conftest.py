@@ -33,8 +33,8 @@ CONFIGURATION = """\
  <auth>EXTERNAL</auth>
  <policy context="default">
   <allow user="*"/>
-  <allow send_destination="*"/>
-  <allow receive_sender="*"/>
+  <allow send_destination="*" eavesdrop="true"/>
+  <allow eavesdrop="true"/>
   <allow own="*"/>
  </policy>
  <limit name="max_replies_per_connection">50000</limit>

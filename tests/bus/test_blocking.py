@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker.bus.blocking import DRIVER, BlockingConnection
+from broker.bus.blocking import BlockingConnection
+from broker.bus.driver import DRIVER
 from broker.errors import Disconnected, InvalidArgs, NoReply, RemoteError
 from tests.bus import wire
 from tests.bus.peer import AUTHENTICATION, open_fds

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker.cli import exits, output, tree
+from broker.cli import analyze, exits, output, tree
 from broker.snapshot import Snapshot
 
 NAME = "org.example.Calculator"
@@ -47,6 +47,35 @@ def test_children_stand_below_their_parents_and_orphans_below_their_service() ->
         "   4082    4080  0        +0.020s   ├─ sh -c probe",
         "   4121    4070  -        +0.034s   └─ calc-worker  (adopted)",
     ]
+
+
+def test_a_pid_that_came_again_is_two_processes() -> None:
+    snapshot = Snapshot(
+        services={},
+        processes={
+            "/1": record(100, 1, 0, "first", State="exited", ExitCode=1),
+            "/2": record(101, 100, 2_000_000, "its-child"),
+            # Its parent is the second's child, which was there before.
+            "/3": record(100, 101, 9_000_000, "second"),
+            "/4": record(102, 100, 9_900_000, "its-child"),
+        },
+    )
+    lines = tree.lines(tree.rows(snapshot, service=None, exited=True), 0, legend=False)
+    assert [line[36:] for line in lines][1:] == [
+        "first",
+        "└─ its-child",
+        "   └─ second",
+        "      └─ its-child",
+    ]
+
+
+def test_a_tree_may_be_deeper_than_the_stack() -> None:
+    many = 3000
+    records = {f"/{pid}": record(pid, pid - 1, pid * 2_000_000, "x") for pid in range(1, many + 1)}
+    snapshot = Snapshot(services={}, processes=records)
+    roots = tree.rows(snapshot, service=None, exited=False)
+    assert sum(1 for root in roots for _ in tree.branches(root)) == many
+    assert len([*analyze._graph(snapshot)]) > many  # noqa: SLF001 - of a verb's
 
 
 def test_lines_leave_room_for_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import signal
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.bus import address
-from broker.bus.codec import Message, encode
+from broker.bus.codec import Message, MessageType, encode
 from broker.client import BUS_NAME, MANAGER, ROOT, Client
 from broker.errors import Disconnected, RemoteError
 from tests.integration.buses import TEST
@@ -215,6 +215,17 @@ class Actor:
         async with self._record.action("flood"):
             await asyncio.gather(*(call() for _ in range(FLOOD)), return_exceptions=True)
 
+    async def forge(self) -> None:
+        """What the broker alone says, and answers to everybody's calls, from somebody else."""
+        async with self._record.action("forge"), await Client.connect(self._where) as forger:
+            (names,) = await forger.bus.call_bus("ListNames", timeout=None)
+            serial = self._chance.randrange(1, 1000)
+            for name in names:
+                if name.startswith(":") and name != forger.bus.unique_name:
+                    for each in (_forged_exit(name), _forged_answer(name, serial)):
+                        forger.bus.send(each)
+            await forger.bus.call_bus("GetId", timeout=None)
+
     async def leave(self) -> None:
         """Calls whose caller is gone before the answer."""
         async with self._record.action("leave"), await Client.connect(self._where) as leaver:
@@ -259,12 +270,6 @@ class Actor:
         """The broker stands still."""
         async with self._record.action("pause"):
             await self._attacks.pause(self._client.bus)
-
-    async def forge(self) -> None:
-        """Messages in the broker's name."""
-        async with self._record.action("forge"):
-            name = self._services.any(self._chance)
-            await self._attacks.forge(self._client.bus, self._chance, name)
 
     # -- looking ---------------------------------------------------------------
 
@@ -351,12 +356,12 @@ _WEIGHTS: Final[dict[Callable[[Actor], Awaitable[None]], float]] = {
     Actor.own: 8,
     Actor.usurp: 2,
     Actor.flood: 1,
+    Actor.forge: 2,
     Actor.leave: 2,
     Actor.be_deaf: 1,
     Actor.flip: 0.3,
     Actor.ping: 0.3,
     Actor.pause: 0.1,
-    Actor.forge: 0.5,
     Actor.look: 10,
     Actor.introspect: 2,
     Actor.tool: 2,
@@ -365,6 +370,16 @@ _WEIGHTS: Final[dict[Callable[[Actor], Awaitable[None]], float]] = {
 
 def _echo(name: str) -> Message:
     return Message(name, "/", TEST, "Echo", signature="s", body=["hello"])
+
+
+def _forged_exit(to: str) -> Message:
+    about = (to, ROOT, MANAGER, "ProcessExited", MessageType.SIGNAL)
+    return Message(*about, signature="osuiia{sv}", body=["/x", f"{TEST}.Forged", 1, 1, 1, {}])
+
+
+def _forged_answer(to: str, serial: int) -> Message:
+    kind = MessageType.METHOD_RETURN
+    return Message(to, message_type=kind, reply_serial=serial, signature="s", body=["forged"])
 
 
 def _manager_call(member: str, name: str) -> Message:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import signal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from broker.bus.codec import Message, MessageFlag, MessageType
-from broker.client import BUS_NAME, MANAGER, ROOT
+from broker.client import BUS_NAME
 from tests.integration.buses import flooding
 
 if TYPE_CHECKING:
-    from random import Random
-
     from broker.bus.connection import Connection
     from tests.integration.buses import Bus
 
@@ -51,27 +47,6 @@ class Attacks:
             finally:
                 self._bus.kill(signal.SIGCONT)
 
-    async def forge(self, bus: Connection, chance: Random, name: str) -> None:
-        """Send everybody signals and answers that look like the broker's."""
-        (names,) = await bus.call_bus("ListNames", timeout=None)
-        path = f"{ROOT}/process/{chance.randrange(1, 1000)}"
-        exited: list[Any] = [path, name, chance.randrange(2, 30000), 1, 3, {}]
-        shapes: list[tuple[str, str, list[Any]]] = [
-            ("ProcessExited", "osuiia{sv}", exited),
-            ("ProcessExited", "s", ["x"]),
-            ("ActivationFailed", "sssa{sv}", [name, "org.x.Y", "forged", {}]),
-            ("LogAppended", "", []),
-        ]
-        with bus.corked():
-            for target in names:
-                if not target.startswith(":"):
-                    continue
-                for member, signature, body in shapes:
-                    bus.send(_signal(target, member, signature, body))
-                for serial in itertools.islice(itertools.count(chance.randrange(1000)), SERIALS):
-                    bus.send(_answer(target, serial + 1))
-        await bus.call_bus("GetId", timeout=None)
-
 
 async def _pass_time(bus: Connection, seconds: float) -> None:
     """With a client that talks to the bus."""
@@ -79,27 +54,3 @@ async def _pass_time(bus: Connection, seconds: float) -> None:
     end = loop.time() + seconds
     while loop.time() < end:
         await bus.call_bus("GetId", timeout=None)
-
-
-def _signal(target: str, member: str, signature: str, body: list[Any]) -> Message:
-    return Message(
-        message_type=MessageType.SIGNAL,
-        flags=MessageFlag.NO_REPLY_EXPECTED,
-        destination=target,
-        path=ROOT,
-        interface=MANAGER,
-        member=member,
-        signature=signature,
-        body=body,
-    )
-
-
-def _answer(target: str, serial: int) -> Message:
-    return Message(
-        message_type=MessageType.METHOD_RETURN,
-        flags=MessageFlag.NO_REPLY_EXPECTED,
-        destination=target,
-        reply_serial=serial,
-        signature="s",
-        body=["forged"],
-    )

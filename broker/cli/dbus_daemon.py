@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
@@ -107,6 +108,7 @@ def command(
         background = Background() if (found.fork if fork is None else fork) else None
         signals.take_over(serve.SIGNALS)
         config = _config(listener, environ, path, found)
+        config = dataclasses.replace(config, background=background is not None)
         with _pidfile("" if nopidfile else found.pidfile):
             ready = background.ready if background else lambda: None
             asyncio.run(serve.serve(config, print_address, print_pid, ready))
@@ -166,6 +168,7 @@ def _pidfile(path: str) -> Iterator[None]:
     try:
         with open(path, "x", encoding="ascii") as file:
             file.write(f"{os.getpid()}\n")
+            ours = os.fstat(file.fileno())
     except FileExistsError as e:
         raise BadConfiguration(
             f"the PID file {path} exists: if that bus is not running, remove the file"
@@ -175,7 +178,8 @@ def _pidfile(path: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        # Somebody may have removed it, and another bus written its own.
+        if listen.file_id(path) == (ours.st_dev, ours.st_ino):
             os.unlink(path)
 
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+import signal
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
@@ -94,6 +95,8 @@ class Engine(ABC):
     """
 
     program: ClassVar[str]
+    # What it is ended with, one after the other.
+    stop_signals: ClassVar[Sequence[int]] = (signal.SIGTERM, signal.SIGKILL)
 
     def __init__(
         self, settings: EngineSettings, events: EngineEvents, spawn: Callable[[Program], Process]
@@ -125,6 +128,11 @@ class Engine(ABC):
     @abstractmethod
     def dismiss(self, name: str, token: Token) -> None:
         """The same, of a request that may be over, without harm to those that came after it."""
+
+    @property
+    def lifelines(self) -> list[int]:
+        """Descriptors of ours without which the bus would end, or lose its files."""
+        return self.settings.listener.lock
 
     def stop(self) -> None:
         """Let go of the bus, which is about to be ended."""

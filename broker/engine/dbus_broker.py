@@ -130,6 +130,7 @@ class DBusBroker(Engine):
     ) -> None:
         super().__init__(settings, events, spawn)
         self._number = 0  # of its version
+        self._pair: socket.socket | None = None
         self._link: Connection | None = None
         self._paths: dict[str, str] = {}
         self._names: dict[str, str] = {}
@@ -141,6 +142,7 @@ class DBusBroker(Engine):
         self.version = f"dbus-broker {await self._check_version()}"
         listening = self.settings.listener.bind()
         ours, theirs = socket.socketpair()
+        self._pair = ours
         try:
             # Identity of the bus for its clients is whoever made the pair: us.
             self.pid = self._launch(
@@ -233,6 +235,11 @@ class DBusBroker(Engine):
     def dismiss(self, name: str, token: Token) -> None:
         """Name.Reset as well: the serial says which request is meant."""
         self.fail(name, token, SpawnFailed(f"{name} was owned for a moment"))
+
+    @property
+    def lifelines(self) -> list[int]:
+        """Ours, and the controller's end: without a controller it ends."""
+        return [*super().lifelines, *([self._pair.fileno()] if self._pair else [])]
 
     def stop(self) -> None:
         """Close the controller's connection, which ends the bus."""

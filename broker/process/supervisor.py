@@ -24,7 +24,7 @@ from broker.process.killer import Killer
 from broker.process.spawn import Program, SpawnRefusedError, spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from broker.process.procfs import Stat
     from broker.process.reaper import Death
@@ -74,13 +74,26 @@ class Supervisor:
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._guardian = Guardian()
 
-    def guard(self) -> None:
-        """Have all that is started from now on killed when we are: before the first spawn.
+    def guard(self, stop_timeout: float = 0.0, *, silent: bool = False) -> None:
+        """Have all that is started from now on ended when we are killed: before the first spawn.
 
         The guardian is a part of us. It is not on record, and no signal to what we
         have started reaches it.
+
+        Args:
+            stop_timeout: from SIGTERM to SIGKILL, in seconds.
+            silent: nothing is said of it on our standard error, which we will let go.
         """
-        self._guardian.begin(self._activations.tags, self._activations.cgroups)
+        activations = self._activations
+        self._guardian.begin(activations.tags, activations.cgroups, stop_timeout, silent=silent)
+
+    def end_last(self, pid: int, kept: Sequence[int]) -> None:
+        """Have a process, the bus, ended behind all others when we are killed.
+
+        Args:
+            kept: descriptors that stay open until then.
+        """
+        self._guardian.end_last(pid, kept)
 
     # -- starting --------------------------------------------------------------
 

@@ -130,6 +130,11 @@ def draw_instance() -> Range | None:
     return Range(value - stride, value)
 
 
+def is_instance(value: int | None) -> bool:
+    """Whether an RLIMIT_RSS is some broker's instance, rather than a number of bytes."""
+    return value is not None and value > _INSTANCES >> 1
+
+
 def read(pid: int, limit: int = RLIMIT_LOCKS) -> int | None:
     """The tag of a process, alive or a zombie; None if it has none, or has gone.
 

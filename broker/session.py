@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from broker import report
 from broker.daemon import Daemon
 from broker.errors import EngineFailed
-from broker.process import kernel, signals, spare
+from broker.process import kernel, signals
 from broker.process.spawn import Program, close_on_exec
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def run(config: Config, argv: Sequence[str]) -> Ended:
         SpawnRefusedError: the command cannot be started.
     """
     inherited = signals.take_over(FORWARDED)
-    spare.check()
+    kernel.check()
     return asyncio.run(_Session(config, argv, inherited.mask, close_on_exec()).run())
 
 

@@ -19,7 +19,7 @@ from broker.config import Config, Limits, Output
 from broker.daemon import Daemon
 from broker.engine import listen
 from broker.errors import BadConfiguration
-from broker.process import signals
+from broker.process import kernel, signals
 from broker.process.background import Background
 from broker.process.spawn import close_on_exec
 
@@ -110,6 +110,7 @@ def command(
         config = _config(listener, environ, path, found)
         config = dataclasses.replace(config, background=background is not None)
         with _pidfile("" if nopidfile else found.pidfile):
+            kernel.check()
             ready = background.ready if background else lambda: None
             asyncio.run(serve.serve(config, print_address, print_pid, ready))
 

@@ -17,7 +17,7 @@ from broker.cli import options
 from broker.daemon import Daemon
 from broker.engine import listen
 from broker.errors import BadConfiguration, Outcome
-from broker.process import kernel, signals, spare
+from broker.process import kernel, signals
 from broker.process.spawn import close_on_exec
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def command(
         closing(_listener(passed, where, found, environ)) as listener,
     ):
         config = options.config(listener, environ, chosen, found)
-        spare.check()
+        kernel.check()
         asyncio.run(serve(config, print_address, print_pid, lifeline=lifeline))
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import resource
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +30,7 @@ from broker.errors import (
     StartLimitHit,
     TimedOut,
 )
+from broker.process.spawn import file_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -289,7 +289,7 @@ class DBusBroker(Engine):
 
 def limits(version: int) -> list[str]:
     """Its options for these; all of them are cut to 32 bits."""
-    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, limit = file_limit()
     return [
         "--max-bytes=1000000000",
         f"--max-fds={max_fds(version, limit, os.getuid())}",

@@ -17,7 +17,6 @@ import contextlib
 import itertools
 import logging
 import os
-import resource
 import signal
 from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
@@ -29,6 +28,7 @@ from broker.engine.base import START_TIMEOUT, Engine, read_pipe
 from broker.engine.listen import private_directory
 from broker.errors import EngineFailed, NotReloaded, Outcome, UnknownMethod, UnknownObject
 from broker.process.locked import umask
+from broker.process.spawn import file_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -220,7 +220,7 @@ class DBusDaemon(Engine):
         patience = min(round(min(self.settings.start_timeout, _INT_MAX) * 1000), _INT_MAX)
         limits["service_start_timeout"] = patience
         if self._number >= _PIDFDS:
-            _, table = resource.getrlimit(resource.RLIMIT_NOFILE)
+            _, table = file_limit()
             for name, most in connections(table).items():
                 limits[name] = min(limits.get(name, _BUILT_IN[name]), most)
         listener = self.settings.listener

@@ -15,7 +15,7 @@ from broker.bus import address as addresses
 from broker.bus.address import Address
 from broker.errors import BadConfiguration, InvalidArgs, PermissionRefused
 from broker.process import locked
-from broker.process.locked import LockedDirectory, umask
+from broker.process.locked import LockedDirectory, usable_umask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +58,7 @@ class Listener:
         sock = socket.socket(socket.AF_UNIX)
         try:
             # Connecting takes write permission, which we might not have ourselves.
-            with umask(os.umask(0) & ~0o700):
+            with usable_umask():
                 sock.bind(name)
             sock.listen(_BACKLOG)
         except OSError as e:
@@ -164,14 +164,15 @@ def private_directory(environ: Mapping[str, str]) -> LockedDirectory:
     Raises:
         PermissionRefused: neither can be written.
     """
+    reason = "neither XDG_RUNTIME_DIR nor /tmp can be written"
     for parent in _parents(environ):
         if os.access(parent, os.W_OK | os.X_OK):
             path = os.path.join(parent, f"dbus-activator-{os.urandom(8).hex()}")
-            with contextlib.suppress(OSError):  # a full disk; the other may be on another
+            try:
                 return LockedDirectory(path)
-    raise PermissionRefused(
-        "no directory for the bus: neither XDG_RUNTIME_DIR nor /tmp can be written"
-    )
+            except OSError as e:  # a full disk; the other may be on another
+                reason = f"{path}: {e.strerror}"
+    raise PermissionRefused(f"no directory for the bus: {reason}")
 
 
 def sweep_directories(environ: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ opened first, and then it is looked again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
@@ -17,13 +18,15 @@ from typing import TYPE_CHECKING, Final
 from broker.process import procfs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 # How many of the newest PIDs are looked at in a chase. Each that forks and goes may
 # have a forked child in the making and a dead parent beside it.
 NEWEST: Final = 16
 # pidfd_open says these of a PID that is gone, or is a thread's.
 _NO_PROCESS: Final = {errno.ESRCH, errno.EINVAL, errno.ENOENT}
+# What a seccomp filter says instead of doing it, and a kernel older than 5.3.
+_FORBIDDEN: Final = {errno.EPERM, errno.ENOSYS}
 
 
 def has_ended(pidfd: int, timeout: int | None) -> bool:
@@ -32,6 +35,39 @@ def has_ended(pidfd: int, timeout: int | None) -> bool:
     if pidfd >= 0:
         poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(timeout))
+
+
+@contextlib.contextmanager
+def held(pid: int) -> Iterator[Callable[[int], None]]:
+    """What sends a signal to whoever has a PID now, and to nobody who gets it later.
+
+    Where a filter or an old kernel has no pidfds for us, the moment between the look and
+    the signal is all that is left to chance.
+
+    Raises:
+        ProcessLookupError: nobody has it.
+    """
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError as e:
+        if e.errno not in _FORBIDDEN:
+            raise
+        yield lambda number: os.kill(pid, number)
+        return
+    try:
+        yield lambda number: _send(fd, pid, number)
+    finally:
+        os.close(fd)
+
+
+def _send(fd: int, pid: int, number: int) -> None:
+    try:
+        signal.pidfd_send_signal(fd, number)
+    except OSError as e:
+        if e.errno not in _FORBIDDEN:
+            raise
+        # If the process is another user's, this says so.
+        os.kill(pid, number)
 
 
 class Killer:
@@ -110,7 +146,7 @@ class Killer:
             if has_ended(fd, 0) or not self._is_due(pid):
                 return False
             for number in numbers:
-                signal.pidfd_send_signal(fd, number)
+                _send(fd, pid, number)
         except (ProcessLookupError, PermissionError):
             return False
         return True

@@ -28,12 +28,20 @@ _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @contextlib.contextmanager
 def umask(mask: int) -> Iterator[None]:
-    """What is made within can be used by us, whatever umask we were started with.
-
-    Services get that one: it is set back.
-    """
+    """What is made within has this one, whatever umask we were started with, and services get."""
     before = os.umask(mask)
     try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextlib.contextmanager
+def usable_umask() -> Iterator[None]:
+    """The umask that we were started with, but that what is made within is ours to use."""
+    before = os.umask(0o077)
+    try:
+        os.umask(before & ~0o700)
         yield
     finally:
         os.umask(before)

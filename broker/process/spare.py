@@ -30,15 +30,6 @@ def hold() -> None:
         _held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
-def check() -> None:
-    """Raise OSError if there are not as many places as an event loop takes.
-
-    asyncio's, made without, says so in a traceback when it is collected.
-    """
-    hold()
-    let_go()
-
-
 def let_go() -> None:
     """Give the places up for good."""
     while _held:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from broker.core.attribution import Attribution, Origin
 from broker.core.processes import Process, Processes
-from broker.process import clock, procfs, reaper, spare
+from broker.process import clock, killer, procfs, reaper, spare
 from broker.process.activations import NO_ACTIVATION, Activations
 from broker.process.guardian import Guardian
 from broker.process.killer import Killer
@@ -57,7 +57,12 @@ class Supervisor:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, events: ProcessEvents) -> None:
+        """Raises KernelRefused if the system does not let us reap."""
+        reaper.check()
         spare.hold()
+        # What our PID started before it became us: a shell, that executed us in its place.
+        self._inherited = set(procfs.children())
+        self._inherited_any = bool(self._inherited)
         self.processes = Processes()
         self._loop = loop
         self._events = events
@@ -110,7 +115,8 @@ class Supervisor:
             if alone:
                 # We wake on the child's CPU and would do our books there before it
                 # runs; in a burst of spawns that order is the better one.
-                os.sched_yield()
+                with contextlib.suppress(OSError):  # a filter may forbid it: that costs time
+                    os.sched_yield()
         except SpawnRefusedError:
             self._activations.withdraw(activation)
             raise
@@ -184,8 +190,16 @@ class Supervisor:
             pid = ancestor
 
     def _adopt(self, pid: int) -> None:
-        if pid not in self.processes and pid != self._guardian.pid:
+        if pid not in self.processes and pid != self._guardian.pid and not self._is_strange(pid):
             self._take(pid, procfs.stat(pid))
+
+    def _is_strange(self, pid: int) -> bool:
+        """Whether a child of ours is one that we have inherited, or an orphan that it left."""
+        if not self._inherited_any:
+            return False
+        return pid in self._inherited or (
+            self._activations.never_saw(pid) and not self._guardian.knows(pid)
+        )
 
     def _take(self, pid: int, about: Stat | None) -> None:
         activation, how = self._activations.attribute(pid, about)
@@ -222,7 +236,7 @@ class Supervisor:
         process = self.processes.get(pid)
         if process is not None:
             return process.activation in self._doomed
-        if pid == self._guardian.pid:
+        if pid == self._guardian.pid or self._is_strange(pid):
             return False
         # What is to be caught has mostly a tag, and is gone while anything else is read.
         activation = self._activations.of_tag(pid)
@@ -248,7 +262,7 @@ class Supervisor:
         looks = reaper.BATCH
         while empty and self._unseen and looks:
             pid = self._unseen.pop()
-            if pid in self.processes or pid == self._guardian.pid:
+            if pid in self.processes or pid == self._guardian.pid or self._is_strange(pid):
                 continue
             looks -= 1
             about = procfs.stat(pid)
@@ -281,7 +295,10 @@ class Supervisor:
             self._guardian.lost(death.exit, clock.now())
             return
         process = self.processes.get(death.pid)
-        assert process is not None
+        if process is None:
+            # Nobody asks us how it ended.
+            self._inherited.discard(death.pid)
+            return
         self._touched[process.activation] = process.service
         usage = reaper.honest(death.usage, process)
         self._events.process_exited(*self.processes.end(death.pid, death.exit, usage, clock.now()))
@@ -382,17 +399,13 @@ class Supervisor:
             # Our own child: its PID is its own until we reap it.
             os.kill(pid, number)
             return
-        with spare.room():
-            fd = os.pidfd_open(pid)
-            try:
-                # The PID may have been given to somebody else since it was listed; the
-                # descriptor holds whoever has it now, so now is the time to look. Its
-                # parent may have ended since, and left it to us.
-                if os.getpid() not in procfs.ancestors(pid):
-                    raise ProcessLookupError(f"process {pid} is not below us")
-                signal.pidfd_send_signal(fd, number)
-            finally:
-                os.close(fd)
+        with spare.room(), killer.held(pid) as send:
+            # The PID may have been given to somebody else since it was listed; the
+            # descriptor holds whoever has it now, so now is the time to look. Its
+            # parent may have ended since, and left it to us.
+            if os.getpid() not in procfs.ancestors(pid):
+                raise ProcessLookupError(f"process {pid} is not below us")
+            send(number)
 
     def close(self) -> None:
         """Leave the cgroups, and be guarded no more: when all that was started has ended."""

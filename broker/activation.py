@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import pwd
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 from broker.config import Output
@@ -19,6 +20,7 @@ from broker.core.clock import Instant
 from broker.core.events import Effect, Event, OwnerKind, Timer, Token
 from broker.core.exits import Result
 from broker.core.printable import quoted
+from broker.deadline import Deadline
 from broker.errors import NotCaptured, Outcome, ServiceUnknown, SpawnFileInvalid
 from broker.process import clock, procfs
 from broker.process.capture import Capture
@@ -121,22 +123,26 @@ class Activator:
         if not processes.of_activation(unit.activation):
             self.handle(unit, ev.Emptied(all_gone=not processes.of_service(name)))
 
-    def name_acquired(self, name: str, owner: str, pid: int, heard: float) -> None:
+    def name_acquired(self, name: str, owner: str, pid: int | None, heard: float) -> None:
         """A connection took the name; see ``NameEvents``."""
         unit = self.units.get(name)
         if unit is None:
             return
-        if pid:
-            service, activation, started = self._who(pid)
-        else:
+        service: str | None
+        if pid is None:
             # asyncio's clock is the monotonic one (loop.time), in seconds.
             service, activation, started = name, unit.activation, Instant(0, int(heard * 1e6))
+        elif pid:
+            service, activation, started = self._who(pid)
+        else:
+            # All that we start is in our PID namespace or in one below it.
+            service, activation, started = None, 0, clock.now()
         if service == name:
             kind = OwnerKind.OWN
         else:
             kind = OwnerKind.FOREIGN if service is None else OwnerKind.OTHER
         current = kind is OwnerKind.OWN and activation == unit.activation
-        self.handle(unit, ev.NameAcquired(owner, pid, kind, started, current))
+        self.handle(unit, ev.NameAcquired(owner, pid or 0, kind, started, current))
 
     def _who(self, pid: int) -> tuple[str | None, int, Instant]:
         """The service and activation of a process that took a name, and when it was started."""
@@ -311,7 +317,24 @@ class Activator:
             Timer.STOP: self._limits.stop_timeout,
             Timer.KILL: KILL_PERIOD,
         }[timer]
-        unit.timer = self._loop.call_later(delay, self._fire, unit, timer)
+        # SIGKILL once more is no verdict.
+        ask = None if timer is Timer.KILL else partial(self._ask_first, unit, timer)
+        unit.timer = Deadline(self._loop, delay, ask, partial(self._fire, unit, timer))
+
+    def _ask_first(self, unit: Unit, timer: Timer, answered: Callable[[], None]) -> None:
+        deadline = unit.timer
+
+        def on_answer(owner: str) -> None:
+            if unit.timer is not deadline:
+                return
+            if owner and timer is Timer.ACTIVATION:
+                # The service has still a question of its own about that owner, or the
+                # loss of the name is on its way: both come before the next answer.
+                self._ask_first(unit, timer, answered)
+            else:
+                answered()
+
+        self._events.confirm_owner(unit.service.name, on_answer)
 
     def _disarm(self, unit: Unit) -> None:
         if unit.timer is not None:

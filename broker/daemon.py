@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -12,14 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from broker import leaks
 from broker.activation import Activator
-from broker.api import paths
-from broker.api.callers import BusCallers
-from broker.api.publisher import Publisher
-from broker.bus import address
-from broker.bus.codec import Message, MessageType
-from broker.bus.connection import Connection
-from broker.bus.names import DRIVER, NameWatch
-from broker.bus.objects import ObjectServer
 from broker.catalog.catalog import load
 from broker.control import DaemonControl
 from broker.core.environment import inherited
@@ -36,12 +27,14 @@ from broker.errors import (
     ShuttingDown,
     StartLimitHit,
 )
+from broker.presence import VERDICT_TIMEOUT, Presence
 from broker.process import kernel
 from broker.process.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from broker.api.publisher import Publisher
     from broker.catalog.descriptor import Descriptor
     from broker.config import Config
     from broker.core.events import Token
@@ -52,8 +45,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DO_NOT_QUEUE: Final = 4
-PRIMARY_OWNER: Final = 1
 # An engine with an activation timeout of its own must not be the first to give
 # up: it would answer without the reason. In seconds beyond our own timeouts.
 ENGINE_PATIENCE: Final = 10.0
@@ -85,7 +76,7 @@ class Daemon:
         self._reloading = asyncio.Lock()
         self._next_reload: asyncio.Task[None] | None = None
         self._early: list[tuple[str, Token]] | None = []
-        self._publisher: Publisher | None = None
+        self._presence: Presence | None = None
         self.supervisor = Supervisor(self._loop, self)
         # A collection would write on what the guardian shares with us, and copy it.
         gc.freeze()
@@ -108,6 +99,15 @@ class Daemon:
         self._ending = Ending(
             self.supervisor, self._activator, self._engine, config.limits.stop_timeout
         )
+
+    @property
+    def _on_bus(self) -> Presence:
+        assert self._presence is not None
+        return self._presence
+
+    @property
+    def _publisher(self) -> Publisher | None:
+        return None if self._presence is None else self._presence.publisher
 
     # -- beginning and end -----------------------------------------------------
 
@@ -142,11 +142,16 @@ class Daemon:
         await self._engine.start(self.units.keys())
         self.supervisor.end_last(self._engine.pid, self._engine.lifelines)
         listening = str(self.config.listener.address)
+        self._presence = presence = Presence(
+            self._control, self, machine_id=machine_id(), max_rules=self._engine.max_rules
+        )
         try:
-            self._connection = await Connection.to_bus(address.connect(listening))
-            self.bus_address = f"{listening},guid={self._connection.guid}"
+            guid = await presence.watch(listening, self.units.keys())
+            self.bus_address = f"{listening},guid={guid}"
             self._set_bus_environment()
-            await self._serve()
+            self._control.engine_version = self._engine.version
+            self._control.bus_address = self.bus_address
+            await presence.serve(listening)
         except Outcome as e:
             raise EngineFailed(f"{self._engine.version} does not serve us: {e}") from e
         self._reloading.release()
@@ -169,30 +174,6 @@ class Daemon:
             f"DBUS_{self.config.rules.kind.upper()}_BUS_ADDRESS": self.bus_address,
         }
 
-    async def _serve(self) -> None:
-        self._names = NameWatch(self._connection, self)
-        self._server = ObjectServer(self._connection, paths.ROOT, machine_id())
-        self._control.engine_version = self._engine.version
-        self._control.bus_address = self.bus_address
-        callers = BusCallers(self._connection)
-        publisher = Publisher(self._loop, self._server, self._control, callers)
-        for process in [*self.supervisor.processes.live(), *self.supervisor.processes.ended()]:
-            publisher.process_started(process)
-        self._connection.on_message = self._on_message
-        self._connection.on_closed = lambda: self.engine_gone("the bus closed our connection")
-        (answer,) = await self._connection.call_bus(
-            "RequestName", "su", [paths.BUS_NAME, DO_NOT_QUEUE]
-        )
-        if answer != PRIMARY_OWNER:
-            raise EngineFailed(f"somebody else owns {paths.BUS_NAME} already")
-        for unit in self.units.values():
-            publisher.add_service(unit, announce=False)
-        publisher.flush()  # nobody listens yet: what there is now is no news
-        self._publisher = publisher
-        self._server.before_reply = publisher.flushed
-        self._connection.on_caught_up = publisher.flush
-        await self._names.watch(self.units.keys())
-
     async def wait(self) -> None:
         """Return when somebody called ``Exit``.
 
@@ -209,32 +190,14 @@ class Daemon:
         await self._ending.stop_processes()
         if not self._stopped_services.done():
             self._stopped_services.set_result(None)
-        if self._publisher is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ENGINE_STOP_TIMEOUT):
-                    await self._publisher.flushed()
-                    await self._server.finish()
-                    await self._deliver()
-            self._publisher.close()
-            self._connection.on_closed = lambda: None
-            self._connection.close()
+        if self._presence is not None:
+            await self._presence.finish(self._exit_callers, ENGINE_STOP_TIMEOUT)
+            self._presence.close()
         await self._ending.stop_engine()
         self._activator.close_logs()
         self._loop.remove_reader(self._signal_fd)
         os.close(self._signal_fd)
         self.supervisor.close()
-
-    async def _deliver(self) -> None:
-        """Wait until the last answers have arrived: the bus drops what it holds when it ends.
-
-        A Ping comes behind the answer. Whoever has taken the answer takes it too,
-        or has gone; both tell us.
-        """
-        with contextlib.suppress(Outcome):
-            await self._connection.drain()
-        for caller in self._exit_callers:
-            with contextlib.suppress(Outcome):
-                await self._connection.call(caller, "/", "org.freedesktop.DBus.Peer", "Ping")
 
     def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Something failed that must not: the session ends, and says why."""
@@ -283,18 +246,14 @@ class Daemon:
             for unit in added:
                 self._publisher.add_service(unit)
             listed = [name for name, unit in self.units.items() if unit.listed]
-            await self._names.watch(self.units.keys())
+            await self._on_bus.names.watch(self.units.keys())
             await self._engine.set_names(listed)
+            # Of a new name that is owned already, its owner is known when this returns.
+            await self._on_bus.heard(VERDICT_TIMEOUT)
 
     # -- events of the bus -----------------------------------------------------
 
-    def _on_message(self, message: Message) -> None:
-        if message.message_type is MessageType.METHOD_CALL:
-            self._server.handle(message)
-        elif message.sender == DRIVER and message.member == "NameOwnerChanged":
-            self._names.handle(message)
-
-    def name_acquired(self, name: str, owner: str, pid: int, heard: float) -> None:
+    def name_acquired(self, name: str, owner: str, pid: int | None, heard: float) -> None:
         """Of ``NameEvents``."""
         self._activator.name_acquired(name, owner, pid, heard)
 
@@ -360,7 +319,7 @@ class Daemon:
 
     def confirm_owner(self, name: str, on_answer: Callable[[str], None]) -> None:
         """Of ``ActivationEvents``."""
-        self._names.ask(name, on_answer)
+        self._on_bus.names.ask(name, on_answer)
 
     def service_changed(self, unit: Unit) -> None:
         """Of ``ActivationEvents``."""
@@ -370,7 +329,7 @@ class Daemon:
     def service_gone(self, unit: Unit) -> None:
         """Of ``ActivationEvents``."""
         name = unit.service.name
-        self._names.forget(name)
+        self._on_bus.names.forget(name)
         forgotten = self.supervisor.processes.forget(name)
         if self._publisher is not None:
             for process in forgotten:
@@ -415,9 +374,5 @@ class Daemon:
     async def leaks(self) -> list[Leak]:
         """Of ``ControlEvents``: after all that the bus has to say about what was done before."""
         # A bus that has gone has nothing to say: its services have lost their names.
-        with contextlib.suppress(Outcome):
-            # The first answer comes behind news of owners, the second behind the
-            # answers to the questions about them.
-            for _ in range(2):
-                await self._connection.drain()
+        await self._on_bus.heard(VERDICT_TIMEOUT)
         return leaks.find(self.units.values(), self.supervisor, self._engine.pid)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from broker.catalog.descriptor import Descriptor
     from broker.config import Limits
+    from broker.deadline import Deadline
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +39,7 @@ class Unit:
     listed: bool = True
     refused_at: int = 0
     log: Log | None = None
-    timer: asyncio.TimerHandle | None = None
+    timer: Deadline | None = None
     stopping: list[asyncio.Future[None]] = field(default_factory=list)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from broker.errors import AccessDenied, Outcome
 
 if TYPE_CHECKING:
-    from broker.bus.connection import Connection
+    from broker.bus.lasting import LastingConnection
 
 # Unique names are never given out again, so an answer stays true; the bound is
 # for buses that live long.
@@ -20,8 +20,8 @@ _REMEMBERED: Final = 1024
 class BusCallers:
     """Asks the bus for a caller's uid, once for each connection."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, link: LastingConnection) -> None:
+        self._link = link
         self._answers: OrderedDict[str, asyncio.Task[list[int]]] = OrderedDict()
 
     async def require_privilege(self, caller: str) -> None:
@@ -33,7 +33,7 @@ class BusCallers:
         if caller not in self._answers:
             # A task, for calls that come before its answer: they wait for the same one.
             self._answers[caller] = asyncio.create_task(
-                self._connection.call_bus("GetConnectionUnixUser", "s", [caller])
+                self._link.call_bus("GetConnectionUnixUser", "s", [caller])
             )
             while len(self._answers) > _REMEMBERED:
                 self._answers.popitem(last=False)

@@ -218,7 +218,7 @@ class Publisher:
         """Return when all that happened before this call has been said (or dropped)."""
         last = self._taken + len(self._signals)
         self.flush()
-        while self._taken < last:
+        while self._taken < last or self._server.silent:
             await self._moved.wait()
         self._say_changes()
 

@@ -114,11 +114,11 @@ def default(environ: Mapping[str, str]) -> str:
     raise InvalidArgs("no bus: neither DBUS_SESSION_BUS_ADDRESS nor XDG_RUNTIME_DIR is set")
 
 
-def connect(text: str) -> socket.socket:
+def connect(text: str, *, blocking: bool = True) -> socket.socket:
     """A socket connected to the first entry that answers.
 
     Connecting to a Unix socket does not wait for the server, so this blocks
-    only while the server's backlog is full.
+    only while the server's backlog is full. If it may not, that is an error as well.
 
     Raises:
         InvalidArgs: it is not an address, or no entry is a Unix socket.
@@ -126,10 +126,10 @@ def connect(text: str) -> socket.socket:
     """
     import socket  # noqa: PLC0415 - see connect_bare
 
-    return socket.socket(fileno=connect_bare(text).detach())
+    return socket.socket(fileno=connect_bare(text, blocking=blocking).detach())
 
 
-def connect_bare(text: str) -> _socket.socket:
+def connect_bare(text: str, *, blocking: bool = True) -> _socket.socket:
     """As ``connect``, for a program that ends at once: what ``socket.socket`` is made of.
 
     What that adds is of no use there, and has enum and selectors imported: a fifth of
@@ -144,6 +144,7 @@ def connect_bare(text: str) -> _socket.socket:
             )
             continue
         sock = _socket.socket(_socket.AF_UNIX)
+        sock.setblocking(blocking)
         try:
             sock.connect(name)
         except OSError as e:

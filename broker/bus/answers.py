@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.bus.codec import Message, MessageType
-from broker.bus.names import DRIVER
+from broker.bus.driver import DRIVER
 from broker.errors import Outcome, RemoteError
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from broker.bus import marshalling, wire
+from broker.bus.driver import DRIVER, DRIVER_PATH
 from broker.bus.frames import FIXED_HEADER, MalformedMessageError, Splitter
 from broker.bus.wire import FIELDS
 
@@ -44,6 +45,7 @@ __all__ = [
     "Variant",
     "decode",
     "encode",
+    "of_bus",
     "signal",
     "size",
 ]
@@ -188,3 +190,8 @@ def _read_header(frame: bytes, reader: Any) -> tuple[int, dict[str, Any]]:
 def signal(path: str, interface: str, member: str, signature: str, body: list[Any]) -> Message:
     """A signal; broadcast unless its destination is set."""
     return Message.new_signal(path, interface, member, signature, body)
+
+
+def of_bus(member: str, signature: str = "", body: list[Any] | None = None) -> Message:
+    """A call of one of the bus's own methods."""
+    return Message(DRIVER, DRIVER_PATH, DRIVER, member, signature=signature, body=body or [])

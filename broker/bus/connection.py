@@ -29,8 +29,8 @@ from broker.bus.codec import (
     Splitter,
     decode,
     encode,
+    of_bus,
 )
-from broker.bus.names import DRIVER
 from broker.errors import Disconnected, NoReply, Outcome, RemoteError, UnknownMethod
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Connection(asyncio.BufferedProtocol):
             are answered with UnknownMethod.
         on_closed: called once, when the connection has ended for any reason.
         on_caught_up: called whenever the peer was behind, and is not any more.
+        sift: gets the frames of one reading and returns those that are to be decoded.
     """
 
     def __init__(self, sock: socket.socket, *, pass_fds: bool) -> None:
@@ -66,6 +67,7 @@ class Connection(asyncio.BufferedProtocol):
         self.on_message: Callable[[Message], None] = self.refuse
         self.on_closed: Callable[[], None] = lambda: None
         self.on_caught_up: Callable[[], None] = lambda: None
+        self.sift: Callable[[Iterable[bytes]], Iterable[bytes]] = iter
         self._sock = sock
         self._pass_fds = pass_fds
         self._loop = asyncio.get_running_loop()
@@ -119,12 +121,11 @@ class Connection(asyncio.BufferedProtocol):
         self = cls(sock, pass_fds=pass_fds)
         try:
             await loop.create_unix_connection(lambda: self, sock=sock)
-            async with asyncio.timeout(timeout):
-                await self._ready
-        except TimeoutError:
-            self.close()
-            raise NoReply(f"no answer to the authentication within {timeout:g} s") from None
+            if not await _within(timeout, self._ready):
+                raise NoReply(f"no answer to the authentication within {timeout:g} s")
+            self._ready.result()
         except BaseException:
+            self._ready.cancel()  # nobody asks for it any more
             self.close()
             raise
         return self
@@ -157,7 +158,7 @@ class Connection(asyncio.BufferedProtocol):
             self._ready.set_result(None)
             data = rest
         try:
-            for frame in self._splitter.feed(data):
+            for frame in self.sift(self._splitter.feed(data)):
                 self._read_message(frame)
                 if self._closing:
                     break  # by a handler, which expects nothing more
@@ -360,12 +361,11 @@ class Connection(asyncio.BufferedProtocol):
 
         serial = self.request(message, on_reply)
         try:
-            async with asyncio.timeout(timeout):
-                reply = await answer
-        except TimeoutError:
-            raise NoReply(f"no answer to {message.member} within {timeout:g} s") from None
+            if not await _within(timeout, answer):
+                raise NoReply(f"no answer to {message.member} within {timeout:g} s")
         finally:
             self.forget(serial)
+        reply = answer.result()
         if isinstance(reply, Outcome):
             raise reply
         return cast("list[Any]", reply.body)
@@ -379,15 +379,35 @@ class Connection(asyncio.BufferedProtocol):
         timeout: float | None = CALL_TIMEOUT,  # noqa: ASYNC109
     ) -> list[Any]:
         """Call a method of the bus itself (``org.freedesktop.DBus``)."""
-        return await self.call(
-            DRIVER,
-            "/org/freedesktop/DBus",
-            DRIVER,
-            member,
-            signature,
-            body,
-            timeout=timeout,
-        )
+        return await self.call_message(of_bus(member, signature, body or []), timeout=timeout)
+
+    async def call_bus_each(self, member: str, arguments: Iterable[str]) -> list[Message | Outcome]:
+        """Call a method of the bus with each argument, all before the first answer.
+
+        Returns:
+            the answers, in the arguments' order; a connection that ends is one of them.
+
+        Raises:
+            NoReply: they did not all come in time.
+        """
+        answers: list[Message | Outcome] = []
+        calls = [of_bus(member, "s", [each]) for each in arguments]
+        complete: asyncio.Future[None] = self._loop.create_future()
+
+        def on_reply(reply: Message | Outcome) -> None:
+            answers.append(reply)
+            if len(answers) == len(calls) and not complete.done():
+                complete.set_result(None)
+
+        with self.corked():
+            serials = [self.request(each, on_reply) for each in calls]
+        try:
+            if calls and not await _within(CALL_TIMEOUT, complete):
+                raise NoReply(f"no answer to {member} within {CALL_TIMEOUT:g} s")
+        finally:
+            for serial in serials:
+                self.forget(serial)
+        return answers
 
     def reply(self, call: Message, signature: str = "", body: list[Any] | None = None) -> None:
         """Answer a call, unless its sender wants no answer."""
@@ -416,3 +436,13 @@ class Connection(asyncio.BufferedProtocol):
     async def drain(self) -> None:
         """Return when the peer has taken, and answered, all that was sent before."""
         await self.call_bus("GetId")
+
+
+async def _within(seconds: float | None, future: asyncio.Future[Any]) -> bool:
+    """Wait for a future; whether it was done in time.
+
+    Not by asyncio.timeout: that drops an answer that is there when the time is up, as it
+    is whenever this process stood still for longer.
+    """
+    done, _ = await asyncio.wait([future], timeout=seconds)
+    return bool(done)

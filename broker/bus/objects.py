@@ -14,8 +14,8 @@ from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from broker.bus import interface
-from broker.bus.codec import Message, MessageType, Variant, signal, size
+from broker.bus import interface, peek, wire
+from broker.bus.codec import SMALL, Message, MessageType, Variant, signal, size
 from broker.errors import (
     InvalidArgs,
     LimitsExceeded,
@@ -28,7 +28,7 @@ from broker.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from broker.bus.connection import Connection
@@ -99,7 +99,7 @@ class ObjectServer:
     """The tree of objects of one connection, with the standard interfaces.
 
     Args:
-        connection: its ``on_message`` should lead to ``handle``.
+        connection: its ``on_message`` should lead to ``handle``, and ``sift`` to ``sift``.
         root: the path of the one ObjectManager, which manages all below it.
         machine_id: what Peer.GetMachineId answers.
 
@@ -108,6 +108,9 @@ class ObjectServer:
             implies must be sent first, so that a client which listens is never
             behind one that asks. And before each reading of properties, so that
             what changes by being announced does not do so between it and its answer.
+        before_call: awaited before a call that may depend on what was done elsewhere on
+            the bus before it was sent.
+        silent: there is nobody to send signals to: they wait, and so do answers.
     """
 
     def __init__(self, connection: Connection, root: str, machine_id: str) -> None:
@@ -115,6 +118,8 @@ class ObjectServer:
         self._root = root
         self._machine_id = machine_id
         self.before_reply: Callable[[], Awaitable[None]] = _nothing
+        self.before_call: Callable[[], Awaitable[None]] = _nothing
+        self.silent = False
         self._objects: dict[str, tuple[Interface, ...]] = {}
         # Parent path to names of children, also for paths that only lead somewhere.
         self._children: dict[str, dict[str, int]] = {"/": {}}
@@ -122,6 +127,10 @@ class ObjectServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._callers: dict[str, _Caller] = {}
         self._turn = asyncio.Lock()
+
+    def move(self, connection: Connection) -> None:
+        """Serve on another connection; answers to calls on the old one are lost with it."""
+        self._connection = connection
 
     # -- the tree --------------------------------------------------------------
 
@@ -153,7 +162,7 @@ class ObjectServer:
     @property
     def behind(self) -> bool:
         """Whether signals had better wait: the peer has not taken those before."""
-        return not self._connection.is_caught_up
+        return self.silent or not self._connection.is_caught_up
 
     def together(self) -> AbstractContextManager[None]:
         """Signals within this context leave in one piece, at its end."""
@@ -186,17 +195,37 @@ class ObjectServer:
 
     # -- calls -----------------------------------------------------------------
 
+    def sift(self, frames: Iterable[bytes]) -> Iterator[bytes]:
+        """Drop what costs too much to be decoded only to be dropped.
+
+        No signal is for objects. A call whose sender wants no answer, and has no share
+        left, would be refused without a word.
+        """
+        for frame in frames:
+            kind = peek.kind(frame)
+            if kind == wire.SIGNAL:
+                continue
+            if kind == wire.CALL and peek.flags(frame) & wire.NO_REPLY_EXPECTED:
+                sender = peek.field(frame, peek.SENDER).decode(errors="replace")
+                caller = self._callers.get(sender)
+                if caller is not None and caller.size + SMALL > UNDER_WAY:
+                    continue
+            yield frame
+
     def handle(self, call: Message) -> None:
         """Answer a method call, now or from a task; signals are not for objects."""
         if call.message_type is not MessageType.METHOD_CALL:
             return
+        connection = self._connection
         try:
             found = self._find(call)
             caller = self._admit(call)
         except Outcome as e:
-            self._connection.reply_error(call, e)
+            connection.reply_error(call, e)
             return
-        task = asyncio.get_running_loop().create_task(self._answer(call, caller, *found))
+        task = asyncio.get_running_loop().create_task(
+            self._answer(connection, call, caller, *found)
+        )
         self._tasks.add(task)
         task.add_done_callback(partial(self._done, call))
 
@@ -224,24 +253,28 @@ class ObjectServer:
                 {"message": "a method handler failed", "exception": fault, "task": task}
             )
 
-    async def _answer(self, call: Message, caller: _Caller, results: str, work: _Work) -> None:
+    async def _answer(
+        self, connection: Connection, call: Message, caller: _Caller, results: str, work: _Work
+    ) -> None:
         try:
+            if call.interface not in (PEER.name, INTROSPECTABLE.name):
+                await self.before_call()
             # One reading can bring thousands of calls with large answers: the next is
             # begun when the peer has taken most of those before. Both locks are fair, so
             # a caller's first call waits for one call of each other caller, not for all.
             async with caller.turn, self._turn:
                 await asyncio.sleep(0)  # for those who came with it to stand in line
-                await self._connection.caught_up()
+                await connection.caught_up()
             body = await work(call.member, call.body, call.sender)
             await self.before_reply()
             # Here, since results that are not of the XML's types are a fault as well.
-            self._connection.reply(call, results, body)
+            connection.reply(call, results, body)
         except Outcome as e:
             await self.before_reply()
-            self._connection.reply_error(call, e)
+            connection.reply_error(call, e)
         except Exception:
             # The caller learns that it failed, the log learns why.
-            self._connection.reply_error(call, Outcome(f"{call.member} failed in the broker"))
+            connection.reply_error(call, Outcome(f"{call.member} failed in the broker"))
             raise
 
     async def finish(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from broker import __version__, notify
-from broker.bus.names import DRIVER
+from broker.bus.driver import DRIVER
 from broker.cli import options, serve
 from broker.client import Client
 from broker.config import Config, Limits, Output

@@ -61,7 +61,7 @@ class SpawnRefused:
 
 @dataclass(frozen=True, slots=True)
 class NameAcquired:
-    """A connection took the name; ``pid`` is its process (0 if it has gone already).
+    """A connection took the name; ``pid`` is its process (0: gone already, or out of sight).
 
     ``started`` and ``current`` are as in the process's ``ProcessExited``, which may have
     come first. Of an owner that has gone ``started`` is when we heard of it.

@@ -24,6 +24,8 @@ The rules, which the table below only spells out:
       the request: the engine is let go as well.
     - Each death that could end an activation asks: the name may have been taken
       before. Only the newest answer can say that it was not.
+    - A timer is heard of when the bus has been asked as well, so what the service did in
+      time comes before it (``broker.deadline``).
 4.  What a failed activation leaves running is ended: SIGTERM, then SIGKILL
     after the stop timeout. A service that gave its name up may take its time
     (``lingering``); it is ended only when asked for. A stop is complete with the last

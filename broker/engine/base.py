@@ -92,11 +92,13 @@ class Engine(ABC):
     Attributes:
         pid: of its process; 0 before the start.
         version: as in the Engine property, such as "dbus-broker 33".
+        max_rules: how many match rules of one connection cost it nothing to speak of.
     """
 
     program: ClassVar[str]
     # What it is ended with, one after the other.
     stop_signals: ClassVar[Sequence[int]] = (signal.SIGTERM, signal.SIGKILL)
+    max_rules: ClassVar[int]
 
     def __init__(
         self, settings: EngineSettings, events: EngineEvents, spawn: Callable[[Program], Process]
@@ -271,10 +273,10 @@ async def read_pipe(fd: int, until: bytes) -> str:
 
     loop.add_reader(fd, on_readable)
     try:
-        async with asyncio.timeout(START_TIMEOUT):
-            await done
-    except TimeoutError:
-        raise EngineFailed("the message bus does not start") from None
+        # Not by asyncio.timeout, which drops what is there when the time is up: this
+        # process may have stood still.
+        if not (await asyncio.wait([done], timeout=START_TIMEOUT))[0]:
+            raise EngineFailed("the message bus does not start")
     finally:
         loop.remove_reader(fd)
         os.close(fd)

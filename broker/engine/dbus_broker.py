@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_MATCHES: Final = 1_000_000
 OLDEST: Final = 30  # the first whose Name.Reset takes a reason
 BUS: Final = "org.bus1.DBus."
 BROKER: Final = "/org/bus1/DBus/Broker"
@@ -124,6 +125,7 @@ class DBusBroker(Engine):
     """dbus-broker, versions 30 and newer."""
 
     program = "dbus-broker"
+    max_rules = MAX_MATCHES  # it finds those that a signal matches without a look at the others
 
     def __init__(
         self, settings: EngineSettings, events: EngineEvents, spawn: Callable[[Program], Process]
@@ -293,7 +295,7 @@ def limits(version: int) -> list[str]:
     return [
         "--max-bytes=1000000000",
         f"--max-fds={max_fds(version, limit, os.getuid())}",
-        "--max-matches=1000000",
+        f"--max-matches={MAX_MATCHES}",
     ]
 
 

@@ -18,12 +18,13 @@ import itertools
 import logging
 import os
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
 
-from broker.bus import address
 from broker.bus.codec import Message, MessageType
-from broker.bus.connection import Connection
+from broker.bus.driver import DO_NOT_QUEUE, DRIVER, PRIMARY_OWNER
+from broker.bus.lasting import LastingConnection
 from broker.engine.base import START_TIMEOUT, Engine, read_pipe
 from broker.engine.listen import private_directory
 from broker.errors import EngineFailed, NotReloaded, Outcome, UnknownMethod, UnknownObject
@@ -33,6 +34,7 @@ from broker.process.spawn import file_limit
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from broker.bus.connection import Connection
     from broker.core.events import Token
     from broker.core.processes import Process
     from broker.engine.base import EngineEvents, EngineSettings, Rules
@@ -41,14 +43,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DRIVER: Final = "org.freedesktop.DBus"
 SYSTEMD: Final = "org.freedesktop.systemd1"
 SYSTEMD_PATH: Final = "/org/freedesktop/systemd1"
 ACTIVATOR: Final = "org.freedesktop.systemd1.Activator"
 MANAGER: Final = "org.freedesktop.systemd1.Manager"
-
-DO_NOT_QUEUE: Final = 4
-PRIMARY_OWNER: Final = 1
 
 # Its limits are of this type; another value would keep it from starting.
 _INT_MAX: Final = 2**31 - 1
@@ -76,6 +74,7 @@ _BUILT_IN: Final = {
     "max_incomplete_connections": 64,
     "max_connections_per_user": 256,
 }
+_BUILT_IN_RULES: Final = 512
 # Places in that table: of its own, and of each connection from version 1.15 on, the
 # socket and four or five pidfds of the same process.
 _OWN_FDS: Final = 24
@@ -166,6 +165,7 @@ class DBusDaemon(Engine):
     program = "dbus-daemon"
     # SIGTERM would have it remove what is at its socket's path, another bus's too.
     stop_signals = (signal.SIGKILL,)
+    max_rules = 500  # it compares each with every change of a name, also with ":1.5"
 
     def __init__(
         self, settings: EngineSettings, events: EngineEvents, spawn: Callable[[Program], Process]
@@ -178,7 +178,8 @@ class DBusDaemon(Engine):
         self._names: dict[str, str] = {}  # with the files that tell them
         self._count = itertools.count(1)
         self._tokens = itertools.count(1)
-        self._link: Connection | None = None
+        self._link: LastingConnection | None = None
+        self._unsent: list[Message] = []  # while it is lost
         self._reload_task: asyncio.Task[None] | None = None
         self._reload_again = False
 
@@ -208,10 +209,12 @@ class DBusDaemon(Engine):
         if not printed.strip():
             raise await self._failed("ended before it served its bus")
         self.settings.listener.bound()
+        link = LastingConnection("activations", self._take_systemd)
         try:
-            await self._own_systemd(printed.strip())
+            await link.open(printed.strip(), timeout=START_TIMEOUT)
         except Outcome as e:
             raise await self._failed(f"does not hand activations over: {e}") from e
+        self._link = link
 
     def _write_config(self) -> None:
         rules = self.settings.rules
@@ -219,6 +222,9 @@ class DBusDaemon(Engine):
         limits = {**_LIMITS, **rules.limits} if rules.kind == "session" else dict(rules.limits)
         patience = min(round(min(self.settings.start_timeout, _INT_MAX) * 1000), _INT_MAX)
         limits["service_start_timeout"] = patience
+        # A configuration file may allow less than we need ourselves.
+        rules_limit = limits.get("max_match_rules_per_connection", _BUILT_IN_RULES)
+        limits["max_match_rules_per_connection"] = max(rules_limit, 2 * self.max_rules)
         if self._number >= _PIDFDS:
             _, table = file_limit()
             for name, most in connections(table).items():
@@ -257,18 +263,24 @@ class DBusDaemon(Engine):
         argv = ["/bin/sh", "-c", 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"', "sh", *argv]
         return self._launch(argv, {3: sock.fileno(), 4: print_fd})
 
-    async def _own_systemd(self, where: str) -> None:
-        link = await Connection.to_bus(address.connect(where), timeout=START_TIMEOUT)
-        self._link = link
+    async def _take_systemd(self, link: Connection) -> None:
         # The handler first: what was queued for the name comes before the answer.
-        link.on_message = self._on_message
-        link.on_closed = self._on_closed
+        link.on_message = partial(self._on_message, link)
         rule = f"type='signal',sender='{DRIVER}',member='ActivatableServicesChanged'"
         await link.call_bus("AddMatch", "s", [rule])
-        (answer,) = await link.call_bus("RequestName", "su", [SYSTEMD, DO_NOT_QUEUE])
-        if answer != PRIMARY_OWNER:
+        # What is asked for while nobody owns the name is kept for its next owner.
+        first = self._link is None
+        flags = DO_NOT_QUEUE if first else 0
+        (answer,) = await link.call_bus("RequestName", "su", [SYSTEMD, flags])
+        if answer == PRIMARY_OWNER:
+            unsent, self._unsent = self._unsent, []
+            for each in unsent:
+                link.send(each)
+            return
+        if first:
             # A client that was on the socket before us, which somebody passed.
             raise EngineFailed(f"somebody else owns {SYSTEMD} already")
+        log.error("somebody else owns %s: nothing is activated before it is ours again", SYSTEMD)
 
     async def set_names(self, names: Collection[str]) -> None:
         """Write and remove files, then ReloadConfig, which returns when they are known."""
@@ -302,19 +314,21 @@ class DBusDaemon(Engine):
     def fail(self, name: str, token: Token, error: Outcome) -> None:
         """ActivationFailure, with the error that the callers get."""
         del token  # it has no serials: a name is either wanted or not
-        assert self._link is not None
-        self._link.send(
-            Message(
-                message_type=MessageType.SIGNAL,
-                destination=DRIVER,
-                path=SYSTEMD_PATH,
-                interface=ACTIVATOR,
-                member="ActivationFailure",
-                signature="sss",
-                # A NUL would make it take us for hostile, and hang up.
-                body=[name, error.dbus_name, str(error).replace("\0", "\\0")],
-            )
+        failure = Message(
+            message_type=MessageType.SIGNAL,
+            destination=DRIVER,
+            path=SYSTEMD_PATH,
+            interface=ACTIVATOR,
+            member="ActivationFailure",
+            signature="sss",
+            # A NUL would make it take us for hostile, and hang up.
+            body=[name, error.dbus_name, str(error).replace("\0", "\\0")],
         )
+        assert self._link is not None
+        if self._link.up.is_set():
+            self._link.connection.send(failure)
+        else:
+            self._unsent.append(failure)
 
     def dismiss(self, name: str, token: Token) -> None:
         """Nothing: it could be taken for a newer one's failure, and the bus has a timeout."""
@@ -328,7 +342,6 @@ class DBusDaemon(Engine):
         """Let go of the bus and remove its files."""
         super().stop()
         if self._link is not None:
-            self._link.on_closed = lambda: None
             self._link.close()
         if self._directory is not None:
             try:
@@ -338,10 +351,7 @@ class DBusDaemon(Engine):
 
     # -- what it says ----------------------------------------------------------
 
-    def _on_closed(self) -> None:
-        self.events.engine_gone(f"{self.version} closed our connection")
-
-    def _on_message(self, message: Message) -> None:
+    def _on_message(self, link: Connection, message: Message) -> None:
         from_driver = message.sender == DRIVER
         if message.message_type is MessageType.METHOD_CALL:
             if from_driver and (message.interface, message.member) == (MANAGER, "SetEnvironment"):
@@ -349,7 +359,7 @@ class DBusDaemon(Engine):
                 pairs = (entry.partition("=") for entry in message.body[0])
                 self.events.environment_updated({key: value for key, _, value in pairs})
             else:
-                self._refuse(message)
+                _refuse(link, message)
         elif from_driver and (message.interface, message.member) == (
             ACTIVATOR,
             "ActivationRequest",
@@ -361,14 +371,6 @@ class DBusDaemon(Engine):
             if self._reload_task is None or self._reload_task.done():
                 self._reload_task = asyncio.get_running_loop().create_task(self._reload())
 
-    def _refuse(self, call: Message) -> None:
-        """Whoever looks for systemd here is told at once that it is none."""
-        error: Outcome = UnknownObject("systemd is not running on this bus")
-        if call.path == SYSTEMD_PATH:
-            error = UnknownMethod(f"{SYSTEMD} is only here to be handed activations")
-        assert self._link is not None
-        self._link.reply_error(call, error)
-
     async def _reload(self) -> None:
         """A client may have called ReloadConfig, or it was our own set_names: look."""
         while self._reload_again:
@@ -377,6 +379,14 @@ class DBusDaemon(Engine):
                 await self.events.reload_requested()
             except Outcome as e:
                 log.warning("the configuration was not reloaded: %s", e)
+
+
+def _refuse(link: Connection, call: Message) -> None:
+    """A client that looks for systemd here is told at once that it is none."""
+    error: Outcome = UnknownObject("systemd is not running on this bus")
+    if call.path == SYSTEMD_PATH:
+        error = UnknownMethod(f"{SYSTEMD} is only here to be handed activations")
+    link.reply_error(call, error)
 
 
 def _unlink(path: str) -> None:

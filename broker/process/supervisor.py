@@ -318,7 +318,9 @@ class Supervisor:
             async with asyncio.timeout(timeout):
                 await waiter[1]
         except TimeoutError:
-            return False
+            # Late is not dead: those that ended while this process stood still are unread.
+            self.reap()
+            return predicate()
         finally:
             self._waiters.remove(waiter)
         return True

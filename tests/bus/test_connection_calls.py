@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from broker.bus.codec import Message, MessageFlag, MessageType
-from broker.bus.names import DRIVER
+from broker.bus.driver import DRIVER
 from broker.errors import Disconnected, NoReply, Outcome, RemoteError
 from tests.bus import wire
 from tests.bus.peer import Log, Peer

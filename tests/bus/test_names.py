@@ -14,7 +14,8 @@ import pytest_asyncio
 from broker.bus import address
 from broker.bus.codec import Message, MessageType, Splitter, decode
 from broker.bus.connection import Connection
-from broker.bus.names import DRIVER, NameWatch
+from broker.bus.driver import DRIVER
+from broker.bus.names import NameWatch
 from broker.errors import Disconnected
 from tests.bus import wire
 from tests.bus.peer import PATIENCE, Log
@@ -28,6 +29,7 @@ NAME = "org.example.Name"
 OTHER = "org.example.Other"
 PID = os.getpid()
 
+MAX_RULES = 3
 ALLOW_REPLACEMENT = 1
 REPLACE_EXISTING = 2
 
@@ -96,20 +98,25 @@ class Watcher:
         self.told = Log()
         self.heard: list[float] = []
         self.arrived = Log()
-        self.watch = NameWatch(connection, self)
-        connection.on_message = self._on_message
+        self.watch = NameWatch(self, MAX_RULES)
 
-    def name_acquired(self, name: str, owner: str, pid: int, heard: float) -> None:
+    async def begin(self) -> None:
+        """Watch on the connection, and log what it decodes."""
+        await self.watch.resume(self.connection)
+        handle = self.connection.on_message
+
+        def on_message(message: Message) -> None:
+            self.arrived.append(message)
+            handle(message)
+
+        self.connection.on_message = on_message
+
+    def name_acquired(self, name: str, owner: str, pid: int | None, heard: float) -> None:
         self.told.append((name, owner, pid))
         self.heard.append(heard)
 
     def name_lost(self, name: str) -> None:
         self.told.append((name, ""))
-
-    def _on_message(self, message: Message) -> None:
-        self.arrived.append(message)
-        if message.member == "NameOwnerChanged":
-            self.watch.handle(message)
 
     async def settle(self) -> None:
         """Return when all is told that the bus knew of when this was called.
@@ -124,7 +131,9 @@ class Watcher:
 @pytest_asyncio.fixture
 async def watcher(bus: str) -> AsyncIterator[Watcher]:
     connection = await Connection.to_bus(address.connect(bus))
-    yield Watcher(connection)
+    watcher = Watcher(connection)
+    await watcher.begin()
+    yield watcher
     connection.close()
     await connection.wait_closed()
 
@@ -191,12 +200,12 @@ async def test_changes_come_in_their_order_however_quick_they_are(
     """Each of them needs a PID, which takes a question; nothing may overtake it."""
     await watcher.watch.watch([NAME])
     one = owner()
-    for _ in range(20):
+    for _ in range(4):
         one.take()
         one.give()
-    await watcher.told.until_length(40)
+    await watcher.told.until_length(8)
     await watcher.settle()
-    assert watcher.told == [(NAME, one.unique_name, PID), (NAME, "")] * 20
+    assert watcher.told == [(NAME, one.unique_name, PID), (NAME, "")] * 4
 
 
 async def test_it_tells_when_the_bus_spoke_of_an_owner_and_not_when_it_had_its_pid(
@@ -227,8 +236,8 @@ async def test_an_owner_that_has_gone_already_has_no_pid(
     await watcher.settle()
     taken_over = (NAME, other.unique_name, PID)
     assert watcher.told in (
-        [(NAME, one.unique_name, 0), taken_over],
-        [(NAME, one.unique_name, 0), (NAME, ""), taken_over],
+        [(NAME, one.unique_name, None), taken_over],
+        [(NAME, one.unique_name, None), (NAME, ""), taken_over],
     )
 
 
@@ -413,8 +422,124 @@ async def test_the_end_of_the_connection_is_no_answer(
     assert watcher.told == []
 
 
-async def test_watching_without_a_bus_says_so(watcher: Watcher) -> None:
+async def test_a_new_connection_tells_what_the_old_one_did_not(
+    bus: str, watcher: Watcher, owner: Callable[[], Owner]
+) -> None:
+    """Names that were taken, passed on and lost meanwhile; a PID and two answers under way."""
+    third, fourth = "org.example.Third", "org.example.Fourth"
+    await watcher.watch.watch([NAME, OTHER, third])
+    one, other = owner(), owner()
+    one.take(OTHER)
+    one.take(third)
+    await watcher.settle()
+    watcher.told.clear()
+    one.take(NAME)
+    await watcher.arrived.until(noticed)  # and its PID is asked for
+    for name in (NAME, OTHER):
+        watcher.watch.ask(name, lambda owner: watcher.told.append(("answer", owner)))
     watcher.connection.close()
-    with pytest.raises(Disconnected):
-        async with asyncio.timeout(PATIENCE):
-            await watcher.watch.watch([NAME])
+    await watcher.connection.wait_closed()
+    one.give(OTHER)
+    one.give(third)
+    other.take(third)
+    synced = watcher.watch.synced()
+    await watcher.watch.watch([NAME, OTHER, third, fourth])  # left to the next one
+    other.take(fourth)
+    assert watcher.told == []
+
+    watcher.connection = await Connection.to_bus(address.connect(bus))
+    await watcher.begin()
+    async with asyncio.timeout(PATIENCE):
+        await synced
+    assert sorted(watcher.told) == sorted(
+        [
+            (NAME, one.unique_name, PID),
+            ("answer", one.unique_name),
+            (OTHER, ""),
+            ("answer", ""),
+            (third, other.unique_name, PID),
+            (fourth, other.unique_name, PID),
+        ]
+    )
+    # Each answer comes behind what it rests on.
+    assert watcher.told.index((NAME, one.unique_name, PID)) < watcher.told.index(
+        ("answer", one.unique_name)
+    )
+    assert watcher.told.index((OTHER, "")) < watcher.told.index(("answer", ""))
+    one.give(NAME)
+    await watcher.settle()
+    assert watcher.told[6:] == [(NAME, "")]
+    watcher.connection.close()
+
+
+async def test_a_new_connection_may_be_lost_as_well(
+    bus: str, watcher: Watcher, owner: Callable[[], Owner]
+) -> None:
+    await watcher.watch.watch([NAME])
+    watcher.connection.close()
+    watcher.watch.ask(NAME, lambda owner: watcher.told.append(("answer", owner)))
+    for _ in range(3):
+        watcher.connection = await Connection.to_bus(address.connect(bus))
+        beginning = asyncio.ensure_future(watcher.begin())
+        await asyncio.sleep(0)
+        watcher.connection.close()
+        with pytest.raises(Disconnected):
+            await beginning
+    one = owner()
+    one.take()
+    watcher.connection = await Connection.to_bus(address.connect(bus))
+    await watcher.begin()
+    await watcher.told.until_length(2)
+    assert watcher.told == [(NAME, one.unique_name, PID), ("answer", one.unique_name)]
+    watcher.connection.close()
+
+
+async def test_a_name_that_is_flipped_is_looked_at_once_a_second(
+    watcher: Watcher, owner: Callable[[], Owner]
+) -> None:
+    """The others are told as they change; a question tells of this one, too."""
+    await watcher.watch.watch([NAME, OTHER])
+    one, other = owner(), owner()
+    for _ in range(2000):
+        one.take(NAME)
+        one.give(NAME)
+    await watcher.settle()
+    assert 0 < len(watcher.told) < 2000
+    watcher.told.clear()
+    other.take(NAME)
+    other.take(OTHER)
+    await watcher.told.until_length(1)
+    assert watcher.told == [(OTHER, other.unique_name, PID)]
+    watcher.watch.ask(NAME, lambda owner: watcher.told.append(("answer", owner)))
+    await watcher.told.until_length(3)
+    name = other.unique_name
+    assert watcher.told[1:] == [(NAME, name, PID), ("answer", name)]
+    one.take(NAME)  # is next in line
+    other.give(NAME)
+    await watcher.told.until_length(4)
+    assert watcher.told[3:] == [(NAME, one.unique_name, PID)]
+    one.give(NAME)
+    await watcher.told.until_length(5)
+    assert watcher.told[4:] == [(NAME, "")]
+
+
+async def test_many_names_have_one_rule_for_all_that_begin_alike(
+    watcher: Watcher, owner: Callable[[], Owner]
+) -> None:
+    """The bus may compare each change with each rule; what does not concern us is dropped here."""
+    many = [NAME, *(f"org.example.N{i}" for i in range(MAX_RULES))]
+    await watcher.watch.watch(many)
+    one = owner()
+    one.take(OTHER)
+    one.take(NAME)
+    await watcher.settle()
+    await watcher.watch.watch([NAME, OTHER])
+    await watcher.settle()
+    one.give(NAME)
+    await watcher.settle()
+    assert watcher.told == [
+        (NAME, one.unique_name, PID),
+        (OTHER, one.unique_name, PID),
+        (NAME, ""),
+    ]
+    assert {each.body[0] for each in watcher.arrived if each.member == "NameOwnerChanged"} == {NAME}

@@ -237,6 +237,49 @@ async def test_what_one_caller_may_have_under_way_is_bounded(served: Served) -> 
     assert (await served.peer.read()).body == [":1.66"]
 
 
+async def test_what_would_be_dropped_is_not_decoded(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Signals, and calls beyond their sender's share that want no answer: a flood of either."""
+    served.connection.sift = served.server.sift
+    served.test.gates["a"] = asyncio.Event()
+    for _ in range(UNDER_WAY // SMALL):
+        await served.send(ROOT, TEST, "Caller", "s", "a", sender=":1.66")
+    fields: list[wire.Field] = [(wire.PATH, "o", ROOT), (wire.MEMBER, "s", "Echo")]
+    fields += [(wire.SENDER, "s", ":1.66"), (wire.SIGNATURE, "g", "s")]
+    no_reply = 1
+    # What is decoded of these is complained of.
+    await served.peer.write(
+        wire.frame(wire.CALL, fields, b"", flags=no_reply) * 100
+        + wire.frame(wire.SIGNAL, fields, b"") * 100
+    )
+    assert await served.call(ROOT, PEER, "Ping") == []
+    assert caplog.records == []
+    fields[2] = (wire.SENDER, "s", ":1.7")
+    await served.peer.write(wire.frame(wire.CALL, fields, b"", flags=no_reply))
+    assert await served.call(ROOT, PEER, "Ping") == []
+    assert len(caplog.records) == 1
+    served.test.gates["a"].set()
+
+
+async def test_it_moves_to_another_connection(served: Served) -> None:
+    """Answers to calls on the old one are lost with it; signals wait for the new one."""
+    server = served.server
+    await served.call(ROOT, PEER, "Ping")
+    behind = []
+    async with connected() as (connection, peer):
+        for server.silent in (True, False):
+            behind.append(server.behind)
+        server.move(connection)
+        connection.on_message = server.handle
+        served.peer, old = peer, served.peer
+        assert await served.call(ROOT, TEST, "Caller", "s", "") == [":1.7"]
+        server.emit_removed(ROOT, [TEST])
+        assert (await peer.read()).member == "InterfacesRemoved"
+        served.peer = old
+    assert behind == [True, False]
+
+
 @pytest.mark.parametrize(
     ("count", "error"), [(100_000, "InvalidArgs"), (300_000, "LimitsExceeded")]
 )

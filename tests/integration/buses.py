@@ -384,6 +384,22 @@ def is_readable(fd: int, timeout: float) -> bool:
     return bool(poll.poll(timeout * 1000))
 
 
+@contextlib.contextmanager
+def flooding(bus: Bus, *arguments: str) -> Iterator[None]:
+    """A flood of our own user's, see ``flooder``; it has begun."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.integration.flooder", bus.address, *arguments],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    _started.append(process)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"flooding\n"
+        yield
+
+
 def end_started() -> None:
     """End what a test has left running; a broker's guardian ends all that is below it."""
     for process in _started:

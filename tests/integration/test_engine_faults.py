@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from broker.bus.codec import Message, MessageType, Splitter, decode, encode
-from broker.bus.names import DRIVER
+from broker.bus.driver import DRIVER
 from broker.process import procfs
 from tests.integration.buses import open_fifo
 from tests.integration.worlds import field, none_left

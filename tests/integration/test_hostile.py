@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -12,12 +13,13 @@ import pytest
 from broker.bus import address
 from broker.bus.codec import SMALL, Message, MessageFlag, MessageType
 from broker.bus.connection import Connection
-from broker.bus.names import DRIVER
+from broker.bus.driver import DRIVER
 from broker.bus.objects import UNDER_WAY
 from broker.client import BUS_NAME, MANAGER, ROOT, Client
 from broker.control import MAX_WAITING
 from broker.errors import FDO, LimitsExceeded, Outcome, RemoteError
 from tests.bus import wire
+from tests.integration.buses import flooding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -421,3 +423,47 @@ async def test_an_activatable_name_that_a_client_takes_is_external(place: Place)
             await client.connection.call_bus("ReleaseName", "s", [name])
         await bus.state(GOOD, "dead")
         await others_are_served(bus)
+
+
+# -- floods of names, and of calls that want no answer -------------------------------
+
+
+@pytest.mark.parametrize("user", ["self"], indirect=True)
+@pytest.mark.parametrize("name", [FAILS, UNKNOWN])
+@pytest.mark.parametrize("hearing", ["", "deaf"])
+async def test_a_name_that_is_flipped(place: Place, name: str, hearing: str) -> None:
+    """By two clients, tens of thousands of times a second: nobody's start is late by it."""
+    argv = ["flip", name, *hearing.split()]
+    async with place.serve("--activation-timeout=2") as bus:
+        before = peak(bus)
+        with flooding(bus, *argv), flooding(bus, *argv):
+            for _ in range(20):
+                assert await bus.call(GOOD, "Echo", "s", "x") == "x"
+                await bus.state(GOOD, "running")
+                await bus.client.call("StopService", "s", GOOD)
+        assert await bus.echo(GOOD) == "hello"
+        assert await bus.get(GOOD, "NActivations", "NFailures") == (21, 0)
+        assert peak(bus) < before + 2 * BOUND
+
+
+@pytest.mark.parametrize("user", ["self"], indirect=True)
+async def test_calls_that_want_no_answer(place: Place) -> None:
+    """dbus-broker throws anybody of this user off meanwhile: us as well, and we come back."""
+    async with place.serve() as bus:
+        assert await bus.call(GOOD, "Echo", "s", "x") == "x"
+        before = peak(bus)
+        with flooding(bus, "ping", BUS_NAME), flooding(bus, "ping", BUS_NAME):
+            for _ in range(5):
+                with contextlib.suppress(Outcome):
+                    await bus.client.call("GetService", "s", GOOD)
+        async with await Client.connect(bus.address) as other:
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    try:
+                        found = await other.get(ROOT, MANAGER, "NServices")
+                    except Outcome:
+                        continue  # our name is not ours again yet
+                    break
+        assert found == 3
+        assert bus.status is None
+        assert peak(bus) < before + 2 * BOUND

@@ -1,0 +1,17 @@
+"""The bus itself as a peer: its name, and the words of its interface."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+DRIVER: Final = "org.freedesktop.DBus"
+DRIVER_PATH: Final = "/org/freedesktop/DBus"
+
+# RequestName (D-Bus specification, Message Bus Messages).
+DO_NOT_QUEUE: Final = 4
+PRIMARY_OWNER: Final = 1
+IN_QUEUE: Final = 2
+
+NAME_HAS_NO_OWNER: Final = "org.freedesktop.DBus.Error.NameHasNoOwner"

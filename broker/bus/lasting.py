@@ -1,0 +1,159 @@
+"""A connection to our bus that is made anew when it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from broker.bus import address
+from broker.bus.connection import CALL_TIMEOUT, Connection
+from broker.errors import Disconnected, NoReply, Outcome
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable
+
+log = logging.getLogger(__name__)
+
+# In seconds: between two attempts to connect, doubled from the first to the last, when it
+# is said that they fail.
+_FIRST_DELAY: Final = 0.01
+_LAST_DELAY: Final = 0.64
+
+
+class LastingConnection:
+    """A bus may throw a client off that lives: dbus-broker does, when a uid's quota is used up.
+
+    That is no end of the bus, which its process tells, and no news of anything on it. So the
+    connection is made anew for as long as it takes, and ``take_up`` puts it in the old
+    one's place.
+
+    Args:
+        name: what it is for, in the log.
+        take_up: called with each new connection, the first included; an Outcome, such as the
+            loss of the new connection, has it tried again with another one.
+
+    Attributes:
+        up: set while there is a connection that was taken up.
+        on_lost: called when there is none any more.
+    """
+
+    def __init__(self, name: str, take_up: Callable[[Connection], Awaitable[None]]) -> None:
+        self.up = asyncio.Event()
+        self.on_lost: Callable[[], None] = lambda: None
+        self._connection: Connection | None = None
+        self._name = name
+        self._take_up = take_up
+        self._where = ""
+        self._guid = ""
+        self._closing = False
+        self._remaking: asyncio.Task[None] | None = None
+
+    @property
+    def connection(self) -> Connection:
+        """The newest, which is closed while there is none; only after ``open``."""
+        assert self._connection is not None
+        return self._connection
+
+    async def open(self, where: str, timeout: float = CALL_TIMEOUT) -> None:  # noqa: ASYNC109
+        """Connect for the first time.
+
+        Args:
+            where: the address; the bus there must stay the same one.
+            timeout: in seconds.
+
+        Raises:
+            Outcome: there is no connection, or it was not taken up.
+        """
+        self._where = where
+        await self._connect(address.connect(where), timeout)
+
+    async def _connect(self, sock: socket.socket, timeout: float = CALL_TIMEOUT) -> None:  # noqa: ASYNC109
+        connection = await Connection.to_bus(sock, timeout=timeout)
+        try:
+            if self._guid and connection.guid != self._guid:
+                raise Disconnected(f"another bus listens on {self._where} now")
+            self._guid = self._guid or connection.guid
+            self._connection = connection
+            connection.on_closed = self._on_closed
+            await self._take_up(connection)
+            if connection.closed:
+                raise Disconnected("it was lost at once")
+        except BaseException:
+            connection.on_closed = lambda: None
+            connection.close()
+            raise
+        self.up.set()
+
+    def _on_closed(self) -> None:
+        if not self.up.is_set() or self._closing:
+            return  # its maker finds out
+        self.up.clear()
+        self.on_lost()
+        self._remaking = asyncio.get_running_loop().create_task(self._remake())
+        self._remaking.add_done_callback(_report_fault)
+
+    async def _remake(self) -> None:
+        # Nothing is said at once: a bus that ends closes all connections before its
+        # process is reaped.
+        delay = _FIRST_DELAY
+        reason = ""
+        while True:
+            try:
+                await self._connect(address.connect(self._where, blocking=False))
+            except Outcome as e:
+                if delay == _LAST_DELAY and str(e) != reason:
+                    reason = str(e)
+                    log.warning("the bus closed our connection for %s: %s", self._name, reason)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, _LAST_DELAY)
+            else:
+                log.warning("the bus closed our connection for %s: there is a new one", self._name)
+                return
+
+    async def call_bus(
+        self,
+        member: str,
+        signature: str = "",
+        body: list[Any] | None = None,
+        *,
+        timeout: float = CALL_TIMEOUT,  # noqa: ASYNC109 - see Connection.call
+    ) -> list[Any]:
+        """Call a method of the bus, and again if the connection is lost: not one that counts calls.
+
+        Raises:
+            RemoteError: the answer is an error.
+            NoReply: none came within ``timeout`` seconds.
+            Disconnected: the connection was closed here.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    await self.up.wait()
+                    try:
+                        return await self.connection.call_bus(
+                            member, signature, body, timeout=timeout
+                        )
+                    except Disconnected:
+                        if self._closing:
+                            raise
+        except TimeoutError:
+            raise NoReply(f"no answer to {member} within {timeout:g} s") from None
+
+    def close(self) -> None:
+        """End it, and make no other."""
+        self._closing = True
+        self.up.set()  # calls that wait for it find it closed
+        if self._remaking is not None:
+            self._remaking.cancel()
+        if self._connection is not None:
+            self._connection.close()
+
+
+def _report_fault(task: asyncio.Task[None]) -> None:
+    """What everything rests on: its fault must not pass unheard."""
+    if not task.cancelled() and (fault := task.exception()):
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "a connection cannot be made anew", "exception": fault, "task": task}
+        )

@@ -1,0 +1,168 @@
+"""Our place on the bus: the broker's name and objects, and the watch over services' names."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Final
+
+from broker.api import paths
+from broker.api.callers import BusCallers
+from broker.api.publisher import Publisher
+from broker.bus.driver import DO_NOT_QUEUE, PRIMARY_OWNER
+from broker.bus.lasting import LastingConnection
+from broker.bus.names import NameWatch
+from broker.bus.objects import ObjectServer
+from broker.errors import EngineFailed, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from broker.api.control import Control
+    from broker.bus.connection import Connection
+    from broker.bus.names import NameEvents
+
+log = logging.getLogger(__name__)
+
+# In seconds: so long a call waits for what the bus said of names before it. Their queue is
+# longer only while somebody floods it; then calls go ahead until its end is reached.
+NAMES_TIMEOUT: Final = 0.25
+# And so long a verdict on all processes, which is wrong where it missed a name.
+VERDICT_TIMEOUT: Final = 1.0
+
+
+class Presence:
+    """Two connections, one for objects and one for names; each is made anew when it is lost.
+
+    Args:
+        control: what the objects show.
+        events: hears of the names' owners.
+        max_rules: see ``NameWatch``.
+
+    Attributes:
+        names: the watch over the services' names.
+        publisher: None until our objects are on the bus.
+    """
+
+    def __init__(
+        self, control: Control, events: NameEvents, *, machine_id: str, max_rules: int
+    ) -> None:
+        self.names = NameWatch(events, max_rules)
+        self.publisher: Publisher | None = None
+        self._control = control
+        self._machine_id = machine_id
+        self._late: asyncio.Future[None] | None = None
+        self._watching = LastingConnection("names", self.names.resume)
+        self._serving = LastingConnection("our objects", self._take_place)
+
+    async def watch(self, where: str, names: Collection[str]) -> str:
+        """Follow the services' names.
+
+        Args:
+            where: the address of the bus.
+
+        Returns:
+            its GUID.
+
+        Raises:
+            Outcome: the bus does not take us.
+        """
+        await self.names.watch(names)
+        await self._watching.open(where)
+        return self._watching.connection.guid
+
+    async def serve(self, where: str) -> None:
+        """Own our name, with an object for each service and process.
+
+        Raises:
+            Outcome: the bus does not take us.
+            EngineFailed: somebody else owns our name.
+        """
+        await self._serving.open(where)
+
+    async def _take_place(self, connection: Connection) -> None:
+        if self.publisher is None:
+            await self._begin(connection)
+            return
+        self._server.move(connection)
+        self._lead(connection, self.publisher)
+        # Queued for, this time: anybody could take it in the moment without us.
+        if await _request_name(connection, 0) != PRIMARY_OWNER:
+            log.error("somebody else owns %s: it is ours again after that", paths.BUS_NAME)
+        self._server.silent = False
+        self.publisher.flush()
+
+    async def _begin(self, connection: Connection) -> None:
+        self._server = ObjectServer(connection, paths.ROOT, self._machine_id)
+        callers = BusCallers(self._serving)
+        loop = asyncio.get_running_loop()
+        publisher = Publisher(loop, self._server, self._control, callers)
+        processes = self._control.processes
+        for process in [*processes.live(), *processes.ended()]:
+            publisher.process_started(process)
+        self._server.before_call = self._hear_names
+        self._server.before_reply = publisher.flushed
+        self._serving.on_lost = self._fall_silent
+        self._lead(connection, publisher)
+        if await _request_name(connection, DO_NOT_QUEUE) != PRIMARY_OWNER:
+            raise EngineFailed(f"somebody else owns {paths.BUS_NAME} already")
+        for unit in self._control.units.values():
+            publisher.add_service(unit, announce=False)
+        publisher.flush()  # nobody listens yet: what there is now is no news
+        self.publisher = publisher
+
+    def _lead(self, connection: Connection, publisher: Publisher) -> None:
+        connection.on_message = self._server.handle
+        connection.sift = self._server.sift
+        connection.on_caught_up = publisher.flush
+
+    def _fall_silent(self) -> None:
+        self._server.silent = True
+
+    async def _hear_names(self) -> None:
+        """What a caller did to a name before it called is on its way on the other connection."""
+        if self._late is not None and not self._late.done():
+            return
+        synced = self.names.synced()
+        await asyncio.wait([synced], timeout=NAMES_TIMEOUT)
+        self._late = synced
+
+    async def heard(self, seconds: float) -> None:
+        """Return when all is known that the bus has said of names, or the time is up."""
+        await asyncio.wait([self.names.synced()], timeout=seconds)
+
+    async def finish(self, last_callers: Iterable[str], seconds: float) -> None:
+        """Return when all has been said and answered, or the time is up.
+
+        Args:
+            last_callers: their answers must have arrived: the bus drops what it holds when it ends.
+        """
+        if self.publisher is None or not self._serving.up.is_set():
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.publisher.flushed()
+                await self._server.finish()
+                await self._deliver(last_callers)
+
+    async def _deliver(self, callers: Iterable[str]) -> None:
+        """A Ping comes behind the answer: a caller that takes it has taken the answer, too."""
+        connection = self._serving.connection
+        with contextlib.suppress(Outcome):
+            await connection.drain()
+        for caller in callers:
+            with contextlib.suppress(Outcome):
+                await connection.call(caller, "/", "org.freedesktop.DBus.Peer", "Ping")
+
+    def close(self) -> None:
+        """Leave the bus."""
+        if self.publisher is not None:
+            self.publisher.close()
+        self._serving.close()
+        self._watching.close()
+
+
+async def _request_name(connection: Connection, flags: int) -> int:
+    (answer,) = await connection.call_bus("RequestName", "su", [paths.BUS_NAME, flags])
+    return int(answer)

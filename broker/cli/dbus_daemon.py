@@ -104,7 +104,10 @@ def command(
     found = options.bus_config(path, environ)
     passed = notify.passed_descriptor(environ)
     close_on_exec()
-    with closing(_listener(passed, where, found, environ)) as listener:
+    with (
+        kernel.shortage_is_fault(),
+        closing(_listener(passed, where, found, environ)) as listener,
+    ):
         background = Background() if (found.fork if fork is None else fork) else None
         signals.take_over(serve.SIGNALS)
         config = _config(listener, environ, path, found)

@@ -33,12 +33,14 @@ SIGINFO_BYTES: Final = 128
 def shortage_is_fault() -> Iterator[None]:
     """Make the system's shortage of something, met anywhere within, a Fault that says of what.
 
+    Of /dev/null too, which a container may lack.
+
     For the beginning of a session: once it is there, a shortage costs one activation.
     """
     try:
         yield
     except OSError as e:
-        if e.errno not in _SHORTAGES:
+        if e.errno not in _SHORTAGES and e.filename != os.devnull:
             raise
         what = f": {e.filename}" if e.filename else ""
         raise KernelRefused(f"the system does not let us work: {e.strerror}{what}") from e

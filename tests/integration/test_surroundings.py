@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from broker.client import Client
 from broker.process import procfs
-from tests.integration.buses import TEST, Witness
-from tests.integration.worlds import none_left, wrap
+from tests.integration.buses import TEST, Installation, Witness
+from tests.integration.standin import config, environ
+from tests.integration.worlds import none_left, wrap, wrap_in_mounts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,6 +122,26 @@ def test_what_our_process_had_started_before_it_was_ours_is_left_alone(place: Pl
         os.kill(pid, signal.SIGKILL)
 
 
+@ONE_USER
+def test_a_system_without_dev_null_is_said(place: Place, link: Path) -> None:
+    engine = f"--engine={place.engine}"
+    file = f"--config-file={place.write('bus.conf', '<busconfig/>')}"
+    us = place.user.command
+    for program, options in (
+        (us, ["run", engine, "true"]),
+        (us, ["serve", engine]),
+        (link, [file]),
+    ):
+        place.user = Installation(program)
+        wrap_in_mounts(place, "mount -t tmpfs none /dev")
+        done = place.user.run([place.user.command, *options], env=place.environ())
+        assert done.returncode != 0
+        assert done.stderr == (
+            "dbus-activator: the system does not let us work: "
+            "No such file or directory: /dev/null\n"
+        )
+
+
 # -- names and paths -------------------------------------------------------------------
 
 
@@ -156,6 +178,25 @@ async def test_an_old_brokers_end_leaves_the_new_ones_socket(place: Place) -> No
             async with await Client.connect(new.address) as client:
                 assert await client.call("ListServices")
         assert not (place.path / "bus").exists()
+
+
+@ONE_USER
+def test_an_old_bus_leaves_the_new_ones_pid_file(place: Place, link: Path) -> None:
+    pid_file = place.path / "pid"
+    text = f"<listen>unix:path={place.path}/b</listen><pidfile>{pid_file}</pidfile>"
+    process = place.user.popen(
+        [link, "--nofork", "--print-address", f"--config-file={config(place, text)}"],
+        env=environ(place),
+        stdout=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        pid_file.rename(place.path / "old")
+        pid_file.write_text("1\n")
+        process.terminate()
+    assert process.returncode == 0
+    assert pid_file.read_text() == "1\n"
 
 
 # -- processes that look dead ----------------------------------------------------------

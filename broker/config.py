@@ -43,6 +43,7 @@ class Config:
         environ: the activation environment to begin with.
         output: where services' output goes.
         rules: what a configuration file says to the bus itself.
+        background: our standard streams will be let go when the bus can be used.
     """
 
     listener: Listener
@@ -53,3 +54,4 @@ class Config:
     environ: Mapping[str, str] = field(default_factory=dict)
     output: Output = Output.INHERIT
     rules: Rules = field(default_factory=Rules)
+    background: bool = False

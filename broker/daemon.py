@@ -15,6 +15,7 @@ from broker.control import DaemonControl
 from broker.core.environment import inherited
 from broker.core.exits import CLD_EXITED
 from broker.ending import ENGINE_STOP_TIMEOUT, Ending
+from broker.engine import listen
 from broker.engine.base import EngineSettings, machine_id
 from broker.engine.choose import choose
 from broker.errors import (
@@ -82,7 +83,7 @@ class Daemon:
         self.supervisor = Supervisor(self._loop, self)
         # A collection would write on what the guardian shares with us, and copy it.
         gc.freeze()
-        self.supervisor.guard()
+        self.supervisor.guard(config.limits.stop_timeout, silent=config.background)
         self._loader = Loader(
             config.directories, self.supervisor.parts, report_shadowed=config.report_shadowed
         )
@@ -140,11 +141,13 @@ class Daemon:
         # Clients may be served before we are: what they ask for waits until we have our place.
         await self._reloading.acquire()
         self._loop.add_reader(self._signal_fd, self._on_signals)
+        listen.sweep_directories(self.config.environ)
         try:
             self._activator.units.set_descriptors(await self._load())
         except NotReloaded as e:
             raise KernelRefused(str(e)) from e
         await self._engine.start(self.units.keys())
+        self.supervisor.end_last(self._engine.pid, self._engine.lifelines)
         listening = str(self.config.listener.address)
         self._presence = presence = Presence(
             self._control,

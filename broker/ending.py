@@ -76,7 +76,7 @@ class Ending:
         """End the bus, which drops what it still holds for its clients."""
         self._engine.stop()
         pid = self._engine.pid
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for number in self._engine.stop_signals:
             if pid in self._supervisor.processes:
                 self._supervisor.signal_process(pid, number)
                 await self._supervisor.until(

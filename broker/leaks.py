@@ -49,7 +49,7 @@ def find(units: Iterable[Unit], supervisor: Supervisor, engine_pid: int) -> list
     found = []
     for pid in supervisor.tree(None):
         about = procfs.stat(pid)
-        if about is None or about.state in "ZX":
+        if about is None or about.ended:
             continue
         if pid in welcome or about.ppid in welcome:
             welcome.add(pid)

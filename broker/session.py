@@ -62,6 +62,7 @@ def run(config: Config, argv: Sequence[str]) -> Ended:
         SpawnRefusedError: the command cannot be started.
     """
     inherited = signals.take_over(FORWARDED)
+    kernel.check()
     return asyncio.run(_Session(config, argv, inherited.mask, close_on_exec()).run())
 
 

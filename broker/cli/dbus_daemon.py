@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +19,7 @@ from broker.config import Config, Limits, Output
 from broker.daemon import Daemon
 from broker.engine import listen
 from broker.errors import BadConfiguration
-from broker.process import signals
+from broker.process import kernel, signals
 from broker.process.background import Background
 from broker.process.spawn import close_on_exec
 
@@ -103,11 +104,16 @@ def command(
     found = options.bus_config(path, environ)
     passed = notify.passed_descriptor(environ)
     close_on_exec()
-    with closing(_listener(passed, where, found, environ)) as listener:
+    with (
+        kernel.shortage_is_fault(),
+        closing(_listener(passed, where, found, environ)) as listener,
+    ):
         background = Background() if (found.fork if fork is None else fork) else None
         signals.take_over(serve.SIGNALS)
         config = _config(listener, environ, path, found)
+        config = dataclasses.replace(config, background=background is not None)
         with _pidfile("" if nopidfile else found.pidfile):
+            kernel.check()
             ready = background.ready if background else lambda: None
             asyncio.run(serve.serve(config, print_address, print_pid, ready))
 
@@ -166,6 +172,7 @@ def _pidfile(path: str) -> Iterator[None]:
     try:
         with open(path, "x", encoding="ascii") as file:
             file.write(f"{os.getpid()}\n")
+            ours = os.fstat(file.fileno())
     except FileExistsError as e:
         raise BadConfiguration(
             f"the PID file {path} exists: if that bus is not running, remove the file"
@@ -175,7 +182,8 @@ def _pidfile(path: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        # Somebody may have removed it, and another bus written its own.
+        if listen.file_id(path) == (ours.st_dev, ours.st_ino):
             os.unlink(path)
 
 

@@ -92,6 +92,7 @@ def command(
         closing(_listener(passed, where, found, environ)) as listener,
     ):
         config = options.config(listener, environ, chosen, found)
+        kernel.check()
         asyncio.run(serve(config, print_address, print_pid, lifeline=lifeline))
 
 

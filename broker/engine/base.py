@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+import signal
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
@@ -96,6 +97,8 @@ class Engine(ABC):
     """
 
     program: ClassVar[str]
+    # What it is ended with, one after the other.
+    stop_signals: ClassVar[Sequence[int]] = (signal.SIGTERM, signal.SIGKILL)
     max_rules: ClassVar[int]
 
     def __init__(
@@ -138,6 +141,11 @@ class Engine(ABC):
     @abstractmethod
     def dismiss(self, name: str, token: Token) -> None:
         """The same, of a request that may be over, without harm to those that came after it."""
+
+    @property
+    def lifelines(self) -> list[int]:
+        """Descriptors of ours without which the bus would end, or lose its files."""
+        return self.settings.listener.lock
 
     def stop(self) -> None:
         """Let go of the bus, which is about to be ended."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import resource
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +30,7 @@ from broker.errors import (
     StartLimitHit,
     TimedOut,
 )
+from broker.process.spawn import file_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -132,6 +132,7 @@ class DBusBroker(Engine):
     ) -> None:
         super().__init__(settings, events, spawn)
         self._number = 0  # of its version
+        self._pair: socket.socket | None = None
         self._link: Connection | None = None
         self._paths: dict[str, str] = {}
         self._names: dict[str, str] = {}
@@ -149,6 +150,7 @@ class DBusBroker(Engine):
         self.version = f"dbus-broker {await self._check_version()}"
         listening = self.settings.listener.bind()
         ours, theirs = socket.socketpair()
+        self._pair = ours
         try:
             # Identity of the bus for its clients is whoever made the pair: us.
             self.pid = self._launch(
@@ -243,6 +245,11 @@ class DBusBroker(Engine):
         """Name.Reset as well: the serial says which request is meant."""
         self.fail(name, token, SpawnFailed(f"{name} was owned for a moment"))
 
+    @property
+    def lifelines(self) -> list[int]:
+        """Ours, and the controller's end: without a controller it ends."""
+        return [*super().lifelines, *([self._pair.fileno()] if self._pair else [])]
+
     def stop(self) -> None:
         """Close the controller's connection, which ends the bus."""
         super().stop()
@@ -295,7 +302,7 @@ class DBusBroker(Engine):
 
 def limits(version: int) -> list[str]:
     """Its options for these; all of them are cut to 32 bits."""
-    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, limit = file_limit()
     return [
         "--max-bytes=1000000000",
         f"--max-fds={max_fds(version, limit, os.getuid())}",

@@ -17,7 +17,7 @@ import contextlib
 import itertools
 import logging
 import os
-import resource
+import signal
 from functools import partial
 from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
@@ -37,6 +37,8 @@ from broker.errors import (
     UnknownMethod,
     UnknownObject,
 )
+from broker.process.locked import umask
+from broker.process.spawn import file_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from broker.core.events import Token
     from broker.core.processes import Process
     from broker.engine.base import EngineEvents, EngineSettings, Rules
+    from broker.process.locked import LockedDirectory
     from broker.process.spawn import Program
 
 log = logging.getLogger(__name__)
@@ -128,6 +131,11 @@ _OURS: Final = """\
            send_interface="org.freedesktop.systemd1.Activator"/>
   </policy>"""
 
+# Of what is not whole yet, in a directory that is watched.
+_UNFINISHED: Final = ".new"
+# <linux/limits.h>: of a file's name, in bytes.
+_NAME_MAX: Final = 255
+
 # Without --systemd-activation it would run the Exec and say "exited with status 1".
 _SERVICE: Final = """\
 [D-BUS Service]
@@ -168,6 +176,8 @@ class DBusDaemon(Engine):
     """The reference implementation's message bus."""
 
     program = "dbus-daemon"
+    # SIGTERM would have it remove what is at its socket's path, another bus's too.
+    stop_signals = (signal.SIGKILL,)
     max_rules = 500  # it compares each with every change of a name, also with ":1.5"
 
     def __init__(
@@ -175,10 +185,11 @@ class DBusDaemon(Engine):
     ) -> None:
         super().__init__(settings, events, spawn)
         self._number = (0, 0)  # of its version
-        self._directory = ""
+        self._directory: LockedDirectory | None = None
         self._services = ""
         self._config = ""
-        self._names: frozenset[str] = frozenset()
+        self._names: dict[str, str] = {}  # with the files that tell them
+        self._count = itertools.count(1)
         self._tokens = itertools.count(1)
         self._link: LastingConnection | None = None
         self._unsent: list[Message] = []  # while it is lost
@@ -221,14 +232,16 @@ class DBusDaemon(Engine):
         major, minor, *_ = number.split(".")
         self._number = (int(major), int(minor))
         self._directory = private_directory(os.environ)
-        self._services = os.path.join(self._directory, "services")
-        self._config = os.path.join(self._directory, "bus.conf")
+        path = self._directory.path
+        self._services = os.path.join(path, "services")
+        self._config = os.path.join(path, "bus.conf")
         try:
-            os.mkdir(self._services)
-            self._write_services(frozenset(names))
-            self._write_config()
+            with umask(0o077):
+                os.mkdir(self._services)
+                self._write_services(frozenset(names))
+                self._write_config()
         except OSError as e:
-            raise EngineFailed(f"cannot write {e.filename or self._directory}: {e.strerror}") from e
+            raise EngineFailed(f"cannot write {e.filename or path}: {e.strerror}") from e
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
             self.pid = self._launch_on(write)
@@ -237,6 +250,7 @@ class DBusDaemon(Engine):
         printed = await read_pipe(read, b"\n")
         if not printed.strip():
             raise await self._failed("ended before it served its bus")
+        self.settings.listener.bound()
         link = LastingConnection("activations", self._take_systemd)
         try:
             await link.open(printed.strip(), timeout=START_TIMEOUT)
@@ -253,7 +267,7 @@ class DBusDaemon(Engine):
         rules_limit = limits.get("max_match_rules_per_connection", _BUILT_IN_RULES)
         limits["max_match_rules_per_connection"] = max(rules_limit, 2 * self.max_rules)
         if self._number >= _PIDFDS:
-            _, table = resource.getrlimit(resource.RLIMIT_NOFILE)
+            _, table = file_limit()
             for name, most in connections(table).items():
                 limits[name] = min(limits.get(name, _BUILT_IN[name]), most)
         listener = self.settings.listener
@@ -312,10 +326,11 @@ class DBusDaemon(Engine):
     async def set_names(self, names: Collection[str]) -> None:
         """Write and remove files, then ReloadConfig, which returns when they are known."""
         wanted = frozenset(names)
-        if wanted != self._names:
+        if wanted != self._names.keys():
             assert self._link is not None
             try:
-                self._write_services(wanted)
+                with umask(0o077):
+                    self._write_services(wanted)
             except OSError as e:
                 # Whoever cleans up /tmp may have taken the directory, or the disk is full.
                 what = e.filename or self._services
@@ -323,18 +338,19 @@ class DBusDaemon(Engine):
             await self._link.call_bus("ReloadConfig")
 
     def _write_services(self, wanted: frozenset[str]) -> None:
-        for name in self._names - wanted:
-            _unlink(self._file(name))
-        for name in wanted - self._names:
-            # The directory is watched: a file must be whole when its name appears.
-            whole = self._file(name) + ".new"
-            with open(whole, "w", encoding="ascii") as file:
+        for name in self._names.keys() - wanted:
+            _unlink(self._names.pop(name))
+        for name in wanted - self._names.keys():
+            path = self._file(name)
+            with open(f"{path}{_UNFINISHED}", "w", encoding="ascii") as file:
                 file.write(_SERVICE.format(name=name))
-            os.rename(whole, self._file(name))
-        self._names = wanted
+            os.rename(f"{path}{_UNFINISHED}", path)
+            self._names[name] = path
 
     def _file(self, name: str) -> str:
-        return os.path.join(self._services, f"{name}.service")
+        # Any file will do. A name may be as long as a file's, and is never a number.
+        fits = len(f"{name}.service{_UNFINISHED}") <= _NAME_MAX
+        return os.path.join(self._services, f"{name if fits else next(self._count)}.service")
 
     def fail(self, name: str, token: Token, error: Outcome) -> None:
         """ActivationFailure, with the error that the callers get."""
@@ -358,20 +374,21 @@ class DBusDaemon(Engine):
     def dismiss(self, name: str, token: Token) -> None:
         """Nothing: it could be taken for a newer one's failure, and the bus has a timeout."""
 
+    @property
+    def lifelines(self) -> list[int]:
+        """Ours, and the lock on its files."""
+        return [*super().lifelines, *([self._directory.fd] if self._directory else [])]
+
     def stop(self) -> None:
         """Let go of the bus and remove its files."""
         super().stop()
         if self._link is not None:
             self._link.close()
-        if self._directory:
+        if self._directory is not None:
             try:
-                for name in os.listdir(self._services):
-                    _unlink(os.path.join(self._services, name))
-                os.rmdir(self._services)
-                _unlink(self._config)
-                os.rmdir(self._directory)
+                self._directory.remove()
             except OSError as e:
-                log.warning("%s is left: %s", self._directory, e.strerror)
+                log.warning("%s is left: %s", self._directory.path, e.strerror)
 
     # -- what it says ----------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import socket
 import stat
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 from broker.bus import address as addresses
 from broker.bus.address import Address
 from broker.errors import BadConfiguration, InvalidArgs, PermissionRefused
+from broker.process import locked
+from broker.process.locked import LockedDirectory, usable_umask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
 # struct sockaddr_un: sun_path has 108 bytes, one of them for the NUL.
 _MAX_PATH: Final = 107
 _BACKLOG: Final = 4096
+# Of a private directory's parent, which leaves room in a socket's path.
+_MAX_PARENT: Final = 70
+# Not those of versions that have no lock on them: they had 12 digits.
+_PRIVATE: Final = re.compile("dbus-activator-[0-9a-f]{16}")
 
 
 @dataclass(slots=True)
@@ -33,7 +40,9 @@ class Listener:
 
     address: Address
     sock: socket.socket | None = None
-    _private: str = field(default="", repr=False)
+    _private: LockedDirectory | None = field(default=None, repr=False)
+    # Device and inode of the socket's file.
+    _file: tuple[int, int] | None = None
 
     def bind(self) -> socket.socket:
         """A listening socket; not blocking, as dbus-broker needs it.
@@ -48,22 +57,37 @@ class Listener:
         assert name is not None
         sock = socket.socket(socket.AF_UNIX)
         try:
-            sock.bind(name)
+            # Connecting takes write permission, which we might not have ourselves.
+            with usable_umask():
+                sock.bind(name)
             sock.listen(_BACKLOG)
         except OSError as e:
             sock.close()
             raise _refusal(self.address, e) from e
         sock.setblocking(False)
+        self.bound()
         return sock
+
+    def bound(self) -> None:
+        """The socket that is there now is ours."""
+        name = self.address.socket_name()
+        if self.sock is None and name and not name.startswith("\0"):
+            self._file = file_id(name)
+
+    @property
+    def lock(self) -> list[int]:
+        """The descriptor that holds our directory, if it was made for the socket."""
+        return [self._private.fd] if self._private else []
 
     def close(self) -> None:
         """Remove the socket's file, and the directory if it was made for it."""
         name = self.address.socket_name()
-        if self.sock is None and name and not name.startswith("\0"):
+        if name and self._file is not None and file_id(name) == self._file:
+            # Not that of another broker, which has the path by now.
             _unlink(name)
         if self._private:
             with contextlib.suppress(FileNotFoundError):
-                os.rmdir(self._private)
+                self._private.remove()
 
 
 def from_descriptor(fd: int) -> Listener:
@@ -126,11 +150,12 @@ def private(environ: Mapping[str, str]) -> Listener:
         PermissionRefused: there is no place for it.
     """
     directory = private_directory(environ)
-    return Listener(Address("unix", {"path": os.path.join(directory, "bus")}), None, directory)
+    path = os.path.join(directory.path, "bus")
+    return Listener(Address("unix", {"path": path}), None, directory)
 
 
-def private_directory(environ: Mapping[str, str]) -> str:
-    """A new directory that only we can enter.
+def private_directory(environ: Mapping[str, str]) -> LockedDirectory:
+    """A new directory that only we can enter, and that is ours as long as we live.
 
     In XDG_RUNTIME_DIR where there is one, else in /tmp: TMPDIR may be deep, and
     a socket's path has 107 bytes. (Not by tempfile, which is 1 MB in memory for
@@ -139,18 +164,39 @@ def private_directory(environ: Mapping[str, str]) -> str:
     Raises:
         PermissionRefused: neither can be written.
     """
-    for parent in (environ.get("XDG_RUNTIME_DIR", ""), "/tmp"):  # noqa: S108 - see mkdir
-        # dbus-daemon's file names it, and XML holds no bytes that are no text.
-        usable = len(parent) < 70 and parent.isprintable()
-        if parent and usable and os.access(parent, os.W_OK | os.X_OK):
-            # mkdir fails if anything has the name, a link of somebody's included.
-            directory = os.path.join(parent, f"dbus-activator-{os.urandom(6).hex()}")
-            with contextlib.suppress(OSError):  # a full disk; the other may be on another
-                os.mkdir(directory, 0o700)
-                return directory
-    raise PermissionRefused(
-        "no directory for the bus: neither XDG_RUNTIME_DIR nor /tmp can be written"
-    )
+    reason = "neither XDG_RUNTIME_DIR nor /tmp can be written"
+    for parent in _parents(environ):
+        if os.access(parent, os.W_OK | os.X_OK):
+            path = os.path.join(parent, f"dbus-activator-{os.urandom(8).hex()}")
+            try:
+                return LockedDirectory(path)
+            except OSError as e:  # a full disk; the other may be on another
+                reason = f"{path}: {e.strerror}"
+    raise PermissionRefused(f"no directory for the bus: {reason}")
+
+
+def sweep_directories(environ: Mapping[str, str]) -> None:
+    """Remove the private directories of brokers that are dead."""
+    for parent in _parents(environ):
+        locked.sweep(parent, _PRIVATE)
+
+
+def _parents(environ: Mapping[str, str]) -> list[str]:
+    places = (environ.get("XDG_RUNTIME_DIR", ""), "/tmp")  # noqa: S108 - see LockedDirectory
+    # dbus-daemon's file names it, and XML holds no bytes that are no text.
+    return [
+        each
+        for each in places
+        if each and each.isprintable() and len(os.fsencode(each)) < _MAX_PARENT
+    ]
+
+
+def file_id(path: str) -> tuple[int, int] | None:
+    """Which file it is, by device and inode; None if there is none."""
+    with contextlib.suppress(OSError):
+        about = os.lstat(path)
+        return about.st_dev, about.st_ino
+    return None
 
 
 def _prepared(entry: Address, where: str = "--address") -> Listener:

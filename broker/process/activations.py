@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     from broker.process.procfs import Stat
     from broker.process.tag import Range
+
+log = logging.getLogger(__name__)
 
 NO_ACTIVATION: Final = 0
 
@@ -44,6 +47,7 @@ class Activations:
         self._activations: dict[int, _Activation] = {}
         self._count = NO_ACTIVATION
         self._cgroup_used = False
+        self._used_up = False
 
     @property
     def tags(self) -> Range | None:
@@ -61,7 +65,11 @@ class Activations:
         """Take on the marks of a new one."""
         self._leave_cgroup()
         self._count += 1
-        self._marks.add(self._count, tag=self._tagger.advance(), cgroup=self.cgroups.current)
+        value = self._tagger.advance()
+        if value is None and self._tagger.stride and not self._used_up:
+            self._used_up = True
+            log.warning("no marks are left: the daemons of what is started now will not be known")
+        self._marks.add(self._count, tag=value, cgroup=self.cgroups.current)
         return self._count
 
     def begun(self, activation: int, service: str, leader: int | None) -> None:
@@ -134,6 +142,14 @@ class Activations:
         )
         activation, how = self._marks.attribute(evidence)
         return activation or NO_ACTIVATION, how
+
+    def never_saw(self, pid: int) -> bool:
+        """Whether a process shows that it comes neither from us nor from what we started.
+
+        It has the limit that we had before we lowered it, which takes privilege to regain;
+        a mark that is missing may have been lowered further.
+        """
+        return self._tagger.never_saw(pid)
 
     def of_tag(self, pid: int) -> int:
         """What the tag alone says, which is read faster than the rest."""

@@ -14,17 +14,24 @@ CLONE_INTO_CGROUP, which costs nothing, but which posix_spawn learnt with glibc
 2.39 only, and a fork of Python takes longer than the whole spawn.
 
 Zombies keep the path, and a directory that holds only zombies can be removed.
+So it can by anybody of our user: those that a dead broker has left are swept by
+the next, without asking whose they are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import re
 from typing import Final
 
 from broker.process import procfs, spare
+from broker.process.locked import umask
 
 log = logging.getLogger(__name__)
+
+_NAME: Final = re.compile("dbus-activator-[0-9]+-[0-9a-f]{8}-[0-9]+")
 
 
 class Cgroups:
@@ -49,7 +56,8 @@ class Cgroups:
         # left its directories.
         name = f"dbus-activator-{os.getpid()}-{os.urandom(4).hex()}-"
         self.prefix = f"{self._home.rstrip('/')}/{name}"
-        if self._home:
+        if self._home and self._mount is not None:
+            self._sweep(self._mount + self._home)
             self._enter_new()
         self.telling = self.current is not None
 
@@ -64,7 +72,12 @@ class Cgroups:
         path = None
         try:
             path = self._make()
-            self._move(path)
+            try:
+                self._move(path)
+            except FileNotFoundError:
+                # Another broker's sweep took it while it was still empty.
+                path = self._make()
+                self._move(path)
         except OSError as e:
             log.info("no cgroup for services: %s: %s", path or self._home, e.strerror)
             self.leave()
@@ -76,7 +89,8 @@ class Cgroups:
     def _make(self) -> str:
         self._count += 1
         path = f"{self.prefix}{self._count}"
-        os.mkdir(f"{self._mount}{path}", 0o755)
+        with umask(0o022):
+            os.mkdir(f"{self._mount}{path}")
         return path
 
     def _move(self, path: str) -> None:
@@ -124,6 +138,18 @@ class Cgroups:
                     os.rmdir(directory)
                 except OSError as e:
                     log.info("cgroup %s stays: %s", directory, e.strerror)
+
+    def _sweep(self, home: str) -> None:
+        """Remove what is empty; a living broker can do without, and has not lost its own place.
+
+        The kernel says for a whole tree whether there is a process in it; directories
+        in a tree that is in use are its owner's.
+        """
+        with contextlib.suppress(OSError):  # then we can make none either
+            for name in filter(_NAME.fullmatch, os.listdir(home)):
+                events = procfs.read(f"{home}/{name}/cgroup.events") or b""
+                if b"populated 0" in events.splitlines():
+                    self.remove(f"{self._home.rstrip('/')}/{name}")
 
     def left(self) -> list[str]:
         """The paths of all that there are."""

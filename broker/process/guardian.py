@@ -1,13 +1,15 @@
 """The end of all that a broker has started, when the broker itself is killed.
 
 Nothing can be done by a process that gets SIGKILL, and what it leaves goes on
-under init. So a fork of the broker waits for its end, and then kills what bears
-the broker's marks, the bus among it.
+under init. So a fork of the broker waits for its end, says so, and then ends what
+the broker has left as the broker would have: SIGTERM, SIGKILL after the stop timeout,
+and the bus last, since services need it to end well.
 
 It is a fork that executes nothing: the code and the interpreter are shared with
 the broker, and nothing has to be found, read or allocated at a moment at which
-there may be no memory, no disk, or another version of this file. It holds no
-descriptor of the broker's but a pidfd, and does not wake before the end.
+there may be no memory, no disk, or another version of this file. It holds nothing of
+the broker's but standard error, and does not wake before the end. What the broker
+learns later, which process is the bus and what that lives by, waits in a socket.
 
 Rejected: PR_SET_PDEATHSIG on what is spawned (not inherited by a fork, cleared by
 a set-user-ID exec, and it needs a trampoline); a guardian that is the broker's
@@ -20,16 +22,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
-from resource import RLIMIT_RSS
+import socket
+import time
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from broker.core.start_limit import StartLimit
 from broker.process import kernel, procfs, spare, tag
 from broker.process.killer import Killer, has_ended
+from broker.process.ownership import Ownership
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator, Sequence
 
     from broker.core.clock import Instant
     from broker.core.exits import Exit
@@ -47,9 +52,11 @@ LOSSES_INTERVAL: Final = 10_000_000
 QUIET_SWEEPS: Final = 2
 # How often the newest processes are looked at in a sweep, at the most: some milliseconds.
 CHASES: Final = 256
-# How long to wait for what was killed last before all are searched again, in
-# milliseconds. In the kernel's hands a process may stay for longer than that.
-PATIENCE: Final = 50
+# How long to wait for what was signalled last before all are searched again, in
+# seconds. In the kernel's hands a process may stay for longer than that.
+PATIENCE: Final = 0.05
+# Descriptors that the bus lives by: its controller's, and the locks of directories.
+_MAX_KEPT: Final = 8
 
 
 class Guardian:
@@ -61,43 +68,72 @@ class Guardian:
 
     def __init__(self) -> None:
         self.pid = 0
-        self._is_ours: Callable[[int], bool] | None = None
+        self._owned = Ownership(None, None, "")
         self._losses = StartLimit(LOSSES, LOSSES_INTERVAL)
+        self._told: socket.socket | None = None
+        self._last = 0
+        self._kept: list[int] = []
 
-    def begin(self, tags: Range | None, cgroups: Cgroups) -> None:
+    def begin(
+        self, tags: Range | None, cgroups: Cgroups, stop_timeout: float, *, silent: bool
+    ) -> None:
         """Guard all that is started from now on; said in the log if that cannot be done.
 
         Args:
             tags: those that it will be given; None if it is in ``cgroups``, or has no mark.
+            stop_timeout: from SIGTERM to SIGKILL, in seconds.
+            silent: say nothing in the end, nor keep our standard error open for it.
         """
-        instance = tag.draw_instance() if tags else None
-        if tags and instance:
-            self._is_ours = by_tag(tags, instance)
-        elif cgroups.telling:
-            self._is_ours = by_cgroup(cgroups)
-        else:
+        telling = cgroups.prefix if cgroups.telling else ""
+        self._owned = Ownership(tag.draw_instance(), tags, telling)
+        if not self._owned:
             # What bears a tag alone may be another broker's.
             log.warning("what is started cannot be marked: if we are killed, it stays")
             return
         self._cgroups = cgroups
+        self._stop_timeout = stop_timeout
+        self._silent = silent
         self._fork()
 
     def _fork(self) -> None:
-        assert self._is_ours is not None
+        broker = os.getpid()
+        if self._told is not None:
+            self._told.close()
         try:
-            broker = os.pidfd_open(os.getpid())
+            self._told, heard = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            pidfd = os.pidfd_open(broker)
             try:
                 self.pid = os.fork()
                 if self.pid == 0:
-                    _be_guardian(broker, self._is_ours, self._cgroups)
+                    self._be_guardian(broker, pidfd, heard)
             finally:
-                os.close(broker)
+                os.close(pidfd)
+                heard.close()
+            self._tell()
         except OSError as e:
             log.error("no guardian: if we are killed, what is started stays: %s", e.strerror)
 
+    def end_last(self, pid: int, kept: Sequence[int]) -> None:
+        """Have a process ended behind all others, when we are killed: the bus.
+
+        Args:
+            kept: descriptors that stay open until then.
+        """
+        self._last = pid
+        self._kept = [os.dup(fd) for fd in kept]
+        if self.pid:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._last:
+            assert self._told is not None
+            # It waits there, descriptors and all, until we are dead.
+            with contextlib.suppress(OSError):  # the user has too many on their way already
+                socket.send_fds(self._told, [str(self._last).encode()], self._kept)
+
     def knows(self, pid: int) -> bool:
         """Whether a process bears marks that tell it from every other broker's."""
-        return self._is_ours is not None and self._is_ours(pid)
+        return self._owned.marks(pid)
 
     def lost(self, how: Exit, now: Instant) -> None:
         """It was reaped, though nobody but we should end it: there is another."""
@@ -120,64 +156,104 @@ class Guardian:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
             self.pid = 0
+        if self._told is not None:
+            self._told.close()
+        while self._kept:
+            os.close(self._kept.pop())
+
+    def _be_guardian(self, broker: int, pidfd: int, heard: socket.socket) -> NoReturn:
+        # What fails here fails in silence, as there is nobody left to tell: the broker
+        # sees its guardian end, or has ended itself.
+        try:
+            _detach({pidfd, heard.fileno()}, silent=self._silent)
+            self._cgroups.leave()
+            has_ended(pidfd, None)
+            _say_why(broker)
+            take_down(self._owned, _hear(heard), self._cgroups, self._stop_timeout)
+        finally:
+            os._exit(0)
 
 
-def by_tag(tags: Range, instance: Range) -> Callable[[int], bool]:
-    """Tell by both limits whether a process comes from one broker."""
-
-    def is_ours(pid: int) -> bool:
-        return tag.read(pid) in tags and tag.read(pid, RLIMIT_RSS) in instance
-
-    return is_ours
-
-
-def by_cgroup(cgroups: Cgroups) -> Callable[[int], bool]:
-    """Tell by its cgroup whether a process comes from one broker."""
-    return lambda pid: procfs.cgroup(pid).startswith(cgroups.prefix)
-
-
-def _be_guardian(broker: int, is_ours: Callable[[int], bool], cgroups: Cgroups) -> NoReturn:
-    # What fails here fails in silence, as there is nobody left to tell: the broker
-    # sees its guardian end, or has ended itself.
-    try:
-        _detach(broker)
-        cgroups.leave()
-        has_ended(broker, None)
-        take_down(Killer(is_ours), cgroups)
-    finally:
-        os._exit(0)
-
-
-def _detach(broker: int) -> None:
+def _detach(kept: set[int], *, silent: bool) -> None:
     """Have nothing to do with the broker's terminal, files and signals."""
     os.setsid()
     kernel.set_name(NAME)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_IGN)
     spare.let_go()
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        # Whoever reads from a pipe of the broker's must see its end.
-        os.dup2(null, fd)
+    # Whoever reads from a pipe of the broker's must see its end.
+    _let_go_of(0, 1, *((2,) if silent else ()))
     for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) != broker:
+        if int(name) > 2 and int(name) not in kept:
             # The descriptor that listed the directory is closed by now.
             with contextlib.suppress(OSError):
                 os.close(int(name))
     os.chdir("/")
 
 
-def take_down(killer: Killer, cgroups: Cgroups) -> None:
-    """Returns when nothing is left that we may kill, and no cgroup either."""
+def _let_go_of(*streams: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in streams:
+        os.dup2(null, fd)
+    os.close(null)
+
+
+def _say_why(broker: int) -> None:
+    """One line, if it can be written at once: a terminal or a pipe may be stopped."""
+    poll = select.poll()
+    poll.register(2, select.POLLOUT)
+    if any(event & select.POLLOUT for _, event in poll.poll(0)):
+        log.error("the broker (process %d) was killed: its session ends", broker)
+    _let_go_of(2)
+
+
+def _hear(heard: socket.socket) -> int:
+    """The process that is to be ended last; 0 for none.
+
+    The descriptors that come with it stay open as long as we live.
+    """
+    heard.setblocking(False)
+    try:
+        data, _, _, _ = socket.recv_fds(heard, 32, _MAX_KEPT)
+    except BlockingIOError:
+        return 0
+    return int(data)
+
+
+def take_down(owned: Ownership, last: int, cgroups: Cgroups, stop_timeout: float) -> None:
+    """Returns when nothing is left that we may kill, and no cgroup either.
+
+    Args:
+        last: the PID of the process that goes behind all others; 0 for none.
+    """
+    others = Killer(lambda pid: pid != last and owned.left(pid))
+    deadline = time.monotonic() + stop_timeout
+    # Once, as the broker does: what they start in order to end well (fusermount) is spared.
+    # A stopped process takes it only when it goes on.
+    alive = others.signal_each(_pids(), signal.SIGTERM, signal.SIGCONT)
+    while alive and (left := deadline - time.monotonic()) > 0:
+        others.wait(min(PATIENCE, left))
+        alive = others.signal_each(_pids())
+    spared = procfs.cgroup(last) if last else ""
+    _kill_all(others, cgroups, [path for path in cgroups.left() if path != spared])
+    others.close()
+    _kill_all(Killer(owned.left), cgroups, cgroups.left())
+    for path in cgroups.left():
+        cgroups.remove(path)
+
+
+def _kill_all(killer: Killer, cgroups: Cgroups, paths: Sequence[str]) -> None:
     quiet = 0
     while quiet < QUIET_SWEEPS:
-        for path in cgroups.left():
+        for path in paths:
             cgroups.kill(path)
-        found = killer.kill_each(int(name) for name in os.listdir("/proc") if name.isdigit())
+        found = killer.kill_each(_pids())
         if killer.chase(CHASES) or found:
             quiet = 0
             killer.wait(PATIENCE)
         else:
             quiet += 1
-    for path in cgroups.left():
-        cgroups.remove(path)
+
+
+def _pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())

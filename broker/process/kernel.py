@@ -7,6 +7,7 @@ import ctypes
 import errno
 import os
 import signal
+import socket
 from typing import TYPE_CHECKING, Final
 
 from broker.errors import KernelRefused
@@ -32,15 +33,32 @@ SIGINFO_BYTES: Final = 128
 def shortage_is_fault() -> Iterator[None]:
     """Make the system's shortage of something, met anywhere within, a Fault that says of what.
 
+    Of /dev/null too, which a container may lack.
+
     For the beginning of a session: once it is there, a shortage costs one activation.
     """
     try:
         yield
     except OSError as e:
-        if e.errno not in _SHORTAGES:
+        if e.errno not in _SHORTAGES and e.filename != os.devnull:
             raise
         what = f": {e.filename}" if e.filename else ""
         raise KernelRefused(f"the system does not let us work: {e.strerror}{what}") from e
+
+
+def check() -> None:
+    """Try what an event loop is made of: one that cannot be made complains with tracebacks.
+
+    Raises:
+        KernelRefused: a filter forbids it, or the table of descriptors is full.
+    """
+    try:
+        with contextlib.ExitStack() as stack:
+            for each in socket.socketpair():
+                stack.enter_context(each)
+            stack.callback(os.close, os.dup(each.fileno()))  # an epoll's place
+    except OSError as e:
+        raise KernelRefused(f"the system does not let us work: socketpair: {e.strerror}") from e
 
 
 def _prctl(option: int, argument: object) -> None:

@@ -21,7 +21,12 @@ _HAS_CHILDREN: Final = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """The fields of /proc/PID/stat that are used here; times in clock ticks."""
+    """The fields of /proc/PID/stat that are used here; times in clock ticks.
+
+    Attributes:
+        state: of the main thread, which may end before the others.
+        threads: that are left, the main thread included until it is reaped.
+    """
 
     comm: str
     state: str
@@ -30,7 +35,13 @@ class Stat:
     session: int
     user_ticks: int
     system_ticks: int
+    threads: int
     start_ticks: int
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended, to its last thread."""
+        return self.state in "ZX" and self.threads <= 1
 
 
 def read(path: str, most: int = sys.maxsize) -> bytes | None:
@@ -89,6 +100,7 @@ def stat(pid: int) -> Stat | None:
         session=int(fields[3]),
         user_ticks=int(fields[11]),
         system_ticks=int(fields[12]),
+        threads=int(fields[17]),
         start_ticks=int(fields[19]),
     )
 
@@ -99,7 +111,7 @@ def command(pid: int, about: Stat | None = None) -> tuple[str, ...]:
     Args:
         about: what ``stat`` said, which saves a look at a zombie.
     """
-    if (about is None or about.state != "Z") and (words := arguments(pid)):
+    if (about is None or not about.ended) and (words := arguments(pid)):
         return words
     about = about or stat(pid)
     return (f"[{about.comm}]",) if about else ()
@@ -183,9 +195,9 @@ def ancestors(pid: int) -> Iterator[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
+    """Whether a process exists and has a thread that runs."""
     about = stat(pid)
-    return about is not None and about.state not in "ZX"
+    return about is not None and not about.ended
 
 
 def cpu_nanoseconds(pid: int) -> int:

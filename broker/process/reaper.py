@@ -11,6 +11,7 @@ are gone. ECHILD and "none dead" are the only ends of a drain.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from broker.core.attribution import Origin
 from broker.core.exits import Exit
 from broker.core.processes import Usage
+from broker.errors import KernelRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +39,21 @@ class Death:
     pid: int
     exit: Exit
     usage: Usage
+
+
+def check() -> None:
+    """Try what is needed to reap, before there is anything to be reaped.
+
+    Raises:
+        KernelRefused: a filter forbids it.
+    """
+    try:
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        with contextlib.suppress(ChildProcessError):
+            os.wait4(os.getpid(), os.WNOHANG)  # no child of ours, so none is reaped
+    except OSError as e:
+        raise KernelRefused(f"cannot wait for processes: {e.strerror}") from e
 
 
 def reap(identify: Callable[[int], None], on_death: Callable[[Death], None]) -> bool:

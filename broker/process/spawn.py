@@ -244,6 +244,14 @@ def _refusal(program: Program, reason: OSError | ValueError) -> SpawnRefusedErro
     return SpawnRefusedError(SpawnExecFailed(text), Result.EXEC_FAILED)
 
 
+def file_limit() -> tuple[int, int]:
+    """RLIMIT_NOFILE, soft and hard; what every system has where a filter forbids to ask."""
+    try:
+        return resource.getrlimit(resource.RLIMIT_NOFILE)
+    except OSError:
+        return 1024, 1024
+
+
 @contextlib.contextmanager
 def raised_file_limit() -> Iterator[None]:
     """Let what is spawned within have as many descriptors as it may.
@@ -251,7 +259,10 @@ def raised_file_limit() -> Iterator[None]:
     dbus-broker up to 37 dies when its soft limit is reached; services keep the
     limit that we were started with, since select() cannot see beyond 1024.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = file_limit()
+    if soft == hard:
+        yield
+        return
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         yield

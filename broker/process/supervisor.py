@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from broker.core.attribution import Attribution, Origin
 from broker.core.printable import bounded_words
 from broker.core.processes import Process, Processes
-from broker.process import clock, local, procfs, reaper, spare
+from broker.process import clock, killer, local, procfs, reaper, spare
 from broker.process.activations import NO_ACTIVATION, Activations
 from broker.process.guardian import Guardian
 from broker.process.killer import Killer
@@ -27,7 +27,7 @@ from broker.process.spawn import Program, SpawnRefusedError, paths, spawn
 from broker.process.starts import Starts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from broker.process.procfs import Stat
     from broker.process.reaper import Death
@@ -61,8 +61,13 @@ class Supervisor:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, events: ProcessEvents) -> None:
+        """Raises KernelRefused if the system does not let us reap."""
+        reaper.check()
         spare.hold()
         local.begin()
+        # What our PID started before it became us: a shell, that executed us in its place.
+        self._inherited = set(procfs.children())
+        self._inherited_any = bool(self._inherited)
         self.processes = Processes()
         self._loop = loop
         self._events = events
@@ -81,13 +86,26 @@ class Supervisor:
         self._guardian = Guardian()
         self.parts = Parts(self._activations.cgroups)
 
-    def guard(self) -> None:
-        """Have all that is started from now on killed when we are: before the first spawn.
+    def guard(self, stop_timeout: float = 0.0, *, silent: bool = False) -> None:
+        """Have all that is started from now on ended when we are killed: before the first spawn.
 
         The guardian is a part of us. It is not on record, and no signal to what we
         have started reaches it.
+
+        Args:
+            stop_timeout: from SIGTERM to SIGKILL, in seconds.
+            silent: nothing is said of it on our standard error, which we will let go.
         """
-        self._guardian.begin(self._activations.tags, self._activations.cgroups)
+        activations = self._activations
+        self._guardian.begin(activations.tags, activations.cgroups, stop_timeout, silent=silent)
+
+    def end_last(self, pid: int, kept: Sequence[int]) -> None:
+        """Have a process, the bus, ended behind all others when we are killed.
+
+        Args:
+            kept: descriptors that stay open until then.
+        """
+        self._guardian.end_last(pid, kept)
 
     # -- starting --------------------------------------------------------------
 
@@ -114,7 +132,8 @@ class Supervisor:
                 if alone:
                     # We wake on the child's CPU and would do our books there before it
                     # runs; in a burst of spawns that order is the better one.
-                    os.sched_yield()
+                    with contextlib.suppress(OSError):  # a filter may forbid it: that costs time
+                        os.sched_yield()
             else:
                 pid = self._starts.begin(program, on_refused)
         except SpawnRefusedError:
@@ -197,8 +216,16 @@ class Supervisor:
         return pid == self._guardian.pid or pid in self.parts
 
     def _adopt(self, pid: int) -> None:
-        if pid not in self.processes and not self._is_part(pid):
+        if pid not in self.processes and not self._is_part(pid) and not self._is_strange(pid):
             self._take(pid, procfs.stat(pid))
+
+    def _is_strange(self, pid: int) -> bool:
+        """Whether a child of ours is one that we have inherited, or an orphan that it left."""
+        if not self._inherited_any:
+            return False
+        return pid in self._inherited or (
+            self._activations.never_saw(pid) and not self._guardian.knows(pid)
+        )
 
     def _take(self, pid: int, about: Stat | None) -> None:
         activation, how = self._activations.attribute(pid, about)
@@ -240,7 +267,7 @@ class Supervisor:
         process = self.processes.get(pid)
         if process is not None:
             return process.activation in self._doomed
-        if self._is_part(pid):
+        if self._is_part(pid) or self._is_strange(pid):
             return False
         # What is to be caught has mostly a tag, and is gone while anything else is read.
         activation = self._activations.of_tag(pid)
@@ -266,7 +293,7 @@ class Supervisor:
         looks = reaper.BATCH
         while empty and self._unseen and looks:
             pid = self._unseen.pop()
-            if pid in self.processes or self._is_part(pid):
+            if pid in self.processes or self._is_part(pid) or self._is_strange(pid):
                 continue
             looks -= 1
             about = procfs.stat(pid)
@@ -301,7 +328,10 @@ class Supervisor:
         if self.parts.reaped(death.pid):
             return
         process = self.processes.get(death.pid)
-        assert process is not None
+        if process is None:
+            # Nobody asks us how it ended.
+            self._inherited.discard(death.pid)
+            return
         self._touched[process.activation] = process.service
         usage = reaper.honest(death.usage, process)
         self._events.process_exited(*self.processes.end(death.pid, death.exit, usage, clock.now()))
@@ -409,17 +439,13 @@ class Supervisor:
             # Our own child: its PID is its own until we reap it.
             os.kill(pid, number)
             return
-        with spare.room():
-            fd = os.pidfd_open(pid)
-            try:
-                # The PID may have been given to somebody else since it was listed; the
-                # descriptor holds whoever has it now, so now is the time to look. Its
-                # parent may have ended since, and left it to us.
-                if os.getpid() not in procfs.ancestors(pid):
-                    raise ProcessLookupError(f"process {pid} is not below us")
-                signal.pidfd_send_signal(fd, number)
-            finally:
-                os.close(fd)
+        with spare.room(), killer.held(pid) as send:
+            # The PID may have been given to somebody else since it was listed; the
+            # descriptor holds whoever has it now, so now is the time to look. Its
+            # parent may have ended since, and left it to us.
+            if os.getpid() not in procfs.ancestors(pid):
+                raise ProcessLookupError(f"process {pid} is not below us")
+            send(number)
 
     def close(self) -> None:
         """Leave the cgroups, and be guarded no more: when all that was started has ended."""

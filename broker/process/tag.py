@@ -68,10 +68,16 @@ class Tagger:
     """
 
     def __init__(self) -> None:
-        soft, hard = resource.getrlimit(RLIMIT_LOCKS)
-        self._next = _TOP if hard == resource.RLIM_INFINITY else hard
-        outer = 0
         self.stride = 0
+        self._before: int | None = None
+        try:
+            soft, hard = resource.getrlimit(RLIMIT_LOCKS)
+        except OSError:
+            # A seccomp filter may forbid it.
+            return
+        self._before = None if hard == resource.RLIM_INFINITY else hard
+        self._next = self._before or _TOP
+        outer = 0
         for stride in _STRIDES:
             if hard == resource.RLIM_INFINITY or (outer and hard > 0 and hard % outer == 0):
                 self.stride = stride
@@ -99,6 +105,10 @@ class Tagger:
         # The last value is nobody's: whatever is spawned from then on bears it.
         return value if value - self.stride > self._floor else None
 
+    def never_saw(self, pid: int) -> bool:
+        """Whether a process has the limit that we were started with, so is not from us."""
+        return bool(self.stride) and read(pid) == self._before
+
     @property
     def range(self) -> Range | None:
         """Where all tags are that will be given out from now on, with those below them."""
@@ -112,7 +122,10 @@ def draw_instance() -> Range | None:
         it and those of brokers nested in us; None if the limit is an administrator's,
         or the system refuses.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_RSS)
+    try:
+        soft, hard = resource.getrlimit(resource.RLIMIT_RSS)
+    except OSError:
+        return None
     top, width = _INSTANCES, _INSTANCES >> 1
     for stride in _INSTANCE_STRIDES:
         if hard == resource.RLIM_INFINITY or (hard > _INSTANCES >> 1 and hard % width == 0):
@@ -130,6 +143,11 @@ def draw_instance() -> Range | None:
     return Range(value - stride, value)
 
 
+def is_instance(value: int | None) -> bool:
+    """Whether an RLIMIT_RSS is some broker's instance, rather than a number of bytes."""
+    return value is not None and value > _INSTANCES >> 1
+
+
 def read(pid: int, limit: int = RLIMIT_LOCKS) -> int | None:
     """The tag of a process, alive or a zombie; None if it has none, or has gone.
 
@@ -140,9 +158,9 @@ def read(pid: int, limit: int = RLIMIT_LOCKS) -> int | None:
         _, hard = resource.prlimit(pid, limit)
     except ProcessLookupError:
         return None
-    except PermissionError:
-        # Another user's process, and we lack CAP_SYS_RESOURCE; the file is
-        # world-readable where /proc is not mounted with hidepid.
+    except OSError:
+        # Another user's process, and we lack CAP_SYS_RESOURCE, or a filter forbids it; the
+        # file is world-readable where /proc is not mounted with hidepid.
         return _read_file(pid, limit)
     return None if hard == resource.RLIM_INFINITY else hard
 

@@ -67,7 +67,8 @@ class Host:
         self._patience = stop_timeout + _STOP_PATIENCE
         # Not in the test's directory, which may be deep: a socket's path has 107 bytes, and
         # services make theirs in XDG_RUNTIME_DIR.
-        self._runtime = private_directory(os.environ)
+        self._locked = private_directory(os.environ)
+        self._runtime = self._locked.path
         self.env = _environment(directory, self._runtime) | dict(environ)
         self.services = directory / "services"
         self.services.mkdir()
@@ -96,7 +97,8 @@ class Host:
                     "--output=capture",
                     *options,
                 ],
-                pass_fds=[write, lifeline],
+                # The lock is the broker's too, which may outlive us for a moment.
+                pass_fds=[write, lifeline, self._locked.fd],
                 stdin=subprocess.DEVNULL,
                 stdout=self._complaints,
                 stderr=self._complaints,
@@ -148,6 +150,7 @@ class Host:
     def _clear(self) -> None:
         # There is something to clear if the broker had to be killed.
         shutil.rmtree(self._runtime, ignore_errors=True)
+        self._locked.close()
 
     def close(self) -> None:
         """Forget what it has said."""

@@ -53,6 +53,16 @@ def storm_maker(c_service: Path) -> Path:
     return target
 
 
+@pytest.fixture(scope="session")
+def refuse(c_service: Path) -> Path:
+    """``refuse.c``, compiled beside the service."""
+    target = c_service.parent / "refuse"
+    source = Path(__file__).with_name("refuse.c")
+    flags = ["-O1", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run(["cc", *flags, "-o", target, source], check=True)
+    return target
+
+
 @pytest.fixture
 def storm_program(storm_maker: Path) -> Iterator[Path]:
     """``storm_maker``, for one test at a time: two storms would use up the PIDs."""

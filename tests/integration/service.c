@@ -14,6 +14,7 @@
  *       e  has executed a program without an environment
  *       n  has become nobody
  *       t  takes SIGTERM: writes "T" and goes on
+ *       l  has lost its main thread, and lives on in another
  *   -x  exit with STATUS before taking the name
  *   -k  end by SIGNAL before taking the name
  *   -w  wait for FILE (a FIFO) to be opened and closed before the above
@@ -27,6 +28,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -120,6 +122,34 @@ static void on_term(int number)
     say(number == SIGTERM ? 'T' : '?');
 }
 
+static void *outlive_leader(void *unused)
+{
+    char buffer[512];
+    ssize_t size;
+
+    /* Until it is shown as a zombie, though the process goes on. */
+    do {
+        int fd = open("/proc/self/stat", O_RDONLY);
+
+        size = read(fd, buffer, sizeof buffer - 1);
+        close(fd);
+        buffer[size > 0 ? size : 0] = 0;
+    } while (!strstr(buffer, ") Z "));
+    say('l');
+    for (;;)
+        pause();
+    return unused;
+}
+
+static void leave_leader(void)
+{
+    pthread_t thread;
+
+    if (pthread_create(&thread, NULL, outlive_leader, NULL))
+        _exit(105);
+    pthread_exit(NULL);
+}
+
 static void misbehave(char kind)
 {
     char *argv[] = {"sleep", "1000", NULL}, *none[] = {NULL};
@@ -138,6 +168,7 @@ static void misbehave(char kind)
             _exit(104);
         break;
     case 't': signal(SIGTERM, on_term); break;
+    case 'l': leave_leader(); break;
     }
     say(kind);
     if (kind == 'e')

@@ -26,6 +26,19 @@ NAME = "org.activation.Test.One"
 PLAIN = "org.activation.Test.Plain"
 NESTED = "org.activation.Test.Nested"
 ECHO = f"busctl --address=$DBUS_SESSION_BUS_ADDRESS call {NAME} / org.activation.Test Echo s hi"
+GET_ID = (
+    "busctl --address=$DBUS_STARTER_ADDRESS call org.freedesktop.DBus /org/freedesktop/DBus "
+    "org.freedesktop.DBus GetId >/dev/null"
+)
+# Whatever ends a guardian as well as its broker.
+KILL_BOTH = (
+    "kill -STOP $PPID; for each in $(cat /proc/$PPID/task/*/children); do "
+    "[ $each = $$ ] || kill -9 $each; done; kill -9 $PPID"
+)
+# Has a private directory's name.
+LINK = f"dbus-activator-{'0' * 16}"
+# Some do not take SIGTERM.
+SOON = "--stop-timeout=0.5"
 # What the guardian keeps to by far; the bench has the figure.
 BOUND = 10.0
 
@@ -86,7 +99,7 @@ async def test_all_of_a_killed_serve_ends_and_nothing_of_another(
             f"--services={inner.services} -- sh -c '{ECHO} >/dev/null; exec sleep 1000'\n",
         )
         place.add(NESTED, str(script))
-        async with beside.serve() as other, place.serve() as bus:
+        async with beside.serve(SOON) as other, place.serve(SOON) as bus:
             for each in (other, bus):
                 await each.echo(NAME)
             await bus.echo(PLAIN)
@@ -125,6 +138,7 @@ async def test_the_command_of_a_killed_run_ends_and_so_does_its_output(place: Pl
             "run",
             f"--engine={place.engine}",
             f"--services={place.services}",
+            SOON,
             "--",
             script,
         ],
@@ -173,7 +187,7 @@ async def test_a_guardian_is_nobodys_process_and_ends_with_the_broker(place: Pla
 
 async def test_a_lost_guardian_is_told_of_and_replaced(place: Place) -> None:
     witness = add_service(place, "he")
-    async with place.serve() as bus:
+    async with place.serve(SOON) as bus:
         await bus.echo(NAME)
         await witness.hear("he")
         (first,) = guardians_of(bus.pid)
@@ -189,3 +203,80 @@ async def test_a_lost_guardian_is_told_of_and_replaced(place: Place) -> None:
         await witness.see_end()
         assert "guardian lost (code 2, status 9); there is another" in await bus.ended()
     witness.close()
+
+
+async def test_what_a_killed_broker_leaves_is_ended_gently_and_the_bus_last(place: Place) -> None:
+    """SIGTERM to all, ``ulimit`` or not; who wants to end well has time for it, and the bus."""
+    ending = (
+        f"trap '{GET_ID} && echo ended well >{place.path}/ended.$$; exit' TERM; "
+        "sleep 1000 & echo ready >&9; wait"
+    )
+    fifo = place.fifo("held")
+    witness = Witness(fifo)
+    for number, limit in enumerate(("", "ulimit -m 1000;", "ulimit -x 1000;")):
+        daemon = place.write(f"daemon{number}", f"#!/bin/bash\n{ending}\n")
+        script = f"#!/bin/bash\nexec 9>{fifo}\n{limit} setsid {daemon} &\nexec {place.service} $1\n"
+        name = f"{NAME}.N{number}"
+        place.add(name, f"{place.write(f'service{number}', script)} {name}")
+    async with place.serve("--stop-timeout=20") as bus:
+        for number in range(3):
+            assert await bus.echo(f"{NAME}.N{number}") == "hello"
+        await witness.hear("ready" * 3)
+        with ExitStack() as stack:
+            watched = watch([*bus.tree(), *guardians_of(bus.pid)], stack)
+            began = time.monotonic()
+            bus.kill(signal.SIGKILL)
+            await asyncio.to_thread(see_end, watched, began)
+        await witness.see_end()
+        said = await bus.ended()
+    assert said == f"dbus-activator: the broker (process {bus.pid}) was killed: its session ends\n"
+    ended = [each.read_text() for each in place.path.glob("ended.*")]
+    assert ended == ["ended well\n"] * 3
+    witness.close()
+
+
+async def test_directories_of_dead_brokers_are_swept_at_the_next_start(place: Place) -> None:
+    place.add(NAME)
+    kept = place.path / LINK
+    kept.symlink_to(place.services)
+    old = place.path / f"dbus-activator-{'0' * 12}"  # of a version that had no lock
+    old.mkdir()
+    living = place.user.popen(
+        [place.user.command, "run", f"--engine={place.engine}", "--", "cat"],
+        env=place.environ(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert living.stdin is not None
+    assert living.stdout is not None
+    living.stdin.write(b"x")
+    living.stdin.flush()
+    assert await asyncio.to_thread(living.stdout.read, 1) == b"x"
+    theirs = directories(place)
+    assert theirs
+    for _ in range(2):
+        dead = place.user.run(
+            [
+                *(place.user.command, "run", f"--engine={place.engine}"),
+                *("--", "sh", "-c", KILL_BOTH),
+            ],
+            env=place.environ(),
+        )
+        assert dead.returncode == -signal.SIGKILL
+    left = directories(place) - theirs
+    assert left
+    assert place.run("true").returncode == 0
+    assert directories(place) == theirs
+    assert kept.is_symlink()
+    assert old.is_dir()
+    assert (place.services / f"{NAME}.service").exists()
+    with living:
+        living.stdin.close()
+    assert living.returncode == 0
+    assert directories(place) == set()
+
+
+def directories(place: Place) -> set[str]:
+    """The private ones of brokers, but those that a test has made."""
+    found = {each.name for each in place.path.glob("dbus-activator-*")}
+    return {each for each in found if not each.endswith("-" + "0" * 12)} - {LINK}

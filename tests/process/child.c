@@ -146,12 +146,12 @@ static void try_to_raise_hard_limits(void)
         }
 }
 
-/* As "ulimit -x" does, and pam_limits where it is told to. */
-static void lower_limit_of_locks(void)
+/* As "ulimit -x" and "ulimit -m" do, and pam_limits where it is told to. */
+static void lower_limit(int resource)
 {
     struct rlimit limit = {100, 100};
 
-    if (setrlimit(RLIMIT_LOCKS, &limit))
+    if (setrlimit(resource, &limit))
         _exit(248);
 }
 
@@ -377,7 +377,10 @@ int main(int argc, char **argv)
         ready = daemonize(0);
     } else if (!strcmp(mode, "lowered")) {
         ready = daemonize(0);
-        lower_limit_of_locks();
+        lower_limit(RLIMIT_LOCKS);
+    } else if (!strcmp(mode, "sized")) {
+        ready = daemonize(0);
+        lower_limit(RLIMIT_RSS);
     } else if (!strcmp(mode, "gather")) {
         gather(atoi(argument));
     } else if (!strcmp(mode, "raised"))

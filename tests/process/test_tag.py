@@ -84,7 +84,11 @@ def test_values_end_before_the_range_does(hard: int) -> None:
 def test_what_is_started_without_a_value_is_not_taken_for_the_last_that_had_one(
     child: str,
 ) -> None:
-    events = events_of(run(tagging.exhausted_services, child))
+    value = run(tagging.exhausted_services, child)
+    assert value["messages"] == [
+        "no marks are left: the daemons of what is started now will not be known"
+    ]
+    events = events_of(value["events"])
     exits = [each for each in events if each.kind == "exited" and each.origin == "adopted"]
     found = Counter((each.status % 100, each.service, each.attribution) for each in exits)
     tagged = {each for each in found if each[2] == "tag"}

@@ -13,8 +13,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from broker.process import guardian, kernel, procfs, tag
+from broker.process import kernel, procfs, tag
 from broker.process.killer import Killer
+from broker.process.ownership import Ownership
 from broker.process.spawn import Program, spawn
 from broker.process.tag import RLIMIT_LOCKS, Tagger, draw_instance
 from tests.process.broker import Broker
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 # Longer than a guardian takes on any machine; it comes to an end all the same.
 HOPS: Final = 30_000
+# From SIGTERM to SIGKILL: some do not take the first.
+STOP_TIMEOUT: Final = 0.2
+# Modes whose processes fork twice, and go.
+DAEMONS: Final = {"daemon", "emptyenv", "nobody", "lowered", "sized"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +91,14 @@ async def _be_broker(
     child: str, modes: Sequence[str], losses: int, writer: int, holder: int
 ) -> None:
     async with Broker() as broker:
-        broker.supervisor.guard()
+        broker.supervisor.guard(STOP_TIMEOUT)
         goers = 0
         found = []
         for mode in modes:
             # What a mode reports goes nowhere; that it holds the pipe is enough.
             process = broker.spawn([child, mode, "0", "pause", str(HOPS)], mode, {9: holder})
             found.append(process.pid)
-            goers += {"daemon": 2, "emptyenv": 2, "nobody": 2, "hop": 20}.get(mode, 0)
+            goers += {"hop": 20}.get(mode, 2 * (mode in DAEMONS))
         await broker.wait(lambda: len(broker.of_kind("exited")) >= goers)
         # One that is forked now bears the tag of the newest service.
         for _ in range(losses):
@@ -148,7 +153,7 @@ def side_by_side(child: str, depth: int) -> Any:
     kernel.become_subreaper()
     # Of the activation itself, that the brokers are in.
     neighbour = spawn(Program(argv=[child, "plain", "0", "pause"], name="", environ={}))
-    one, other = (start(child, ["plain", "daemon"]) for _ in range(2))
+    one, other = (start(child, ["plain", "daemon", "lowered", "sized"]) for _ in range(2))
     one.kill()
     alive = [procfs.alive(pid) for pid in (neighbour, other.pid, other.said["guardian"])]
     held = not is_readable(other.held, 0)
@@ -200,11 +205,12 @@ def left_between(child: str) -> Any:
 
         def late(pid: int, flags: int = 0) -> int:
             # It leaves as a PID does that is given to somebody else.
-            resource.prlimit(pid, RLIMIT_LOCKS, (0, 0))
+            for limit in (RLIMIT_LOCKS, resource.RLIMIT_RSS):
+                resource.prlimit(pid, limit, (0, 0))
             return original(pid, flags)
 
         os.pidfd_open = late
-        looks = guardian.by_tag(found, instance)
+        looks = Ownership(instance, found, "").left
         before = looks(pid)
         found_alive = Killer(looks).kill_each([pid])
         os.pidfd_open = original
@@ -250,6 +256,8 @@ async def unmarked(child: str) -> Any:
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("broker.process.guardian").addHandler(handler)
+    # An administrator's, such as ulimit -m sets it.
+    resource.setrlimit(resource.RLIMIT_RSS, (1 << 30, 1 << 30))
     async with Broker() as broker:
         broker.supervisor.guard()
         broker.spawn([child, "plain", "0", "now"], "org.test.Any")
@@ -282,6 +290,6 @@ async def looks(child: str) -> Any:
 def _files(pid: int) -> list[str]:
     """What a process has open, as soon as it has got rid of the rest."""
     end = time.monotonic() + WAIT
-    while len(found := os.listdir(f"/proc/{pid}/fd")) > 4 and time.monotonic() < end:
+    while len(found := os.listdir(f"/proc/{pid}/fd")) > 5 and time.monotonic() < end:
         os.sched_yield()
     return [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in found]

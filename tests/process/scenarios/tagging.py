@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import resource
 from typing import TYPE_CHECKING, Any, Final
@@ -135,6 +136,10 @@ async def exhausted_services(child: str) -> Any:
     """Orphans of services that are started when there are no values left."""
     hard = 5 * 4096
     resource.setrlimit(RLIMIT_LOCKS, (hard, hard))
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("broker.process.activations").addHandler(handler)
     async with Broker() as broker:
         with pipe() as (reader, release):
             missing = Program(argv=["/nonexistent"], name="", environ={})
@@ -150,7 +155,7 @@ async def exhausted_services(child: str) -> Any:
             release()
             await broker.all_emptied(6)
             await broker.wait(lambda: not len(broker.supervisor.processes))
-        return broker.answer()
+        return {"events": broker.answer(), "messages": messages}
 
 
 def unusable(hard: int) -> Any:

@@ -55,6 +55,9 @@ CHASES: Final = 256
 # How long to wait for what was signalled last before all are searched again, in
 # seconds. In the kernel's hands a process may stay for longer than that.
 PATIENCE: Final = 0.05
+# In seconds: one that lives on for so long is in the kernel's own hands (a disk that does
+# not answer), where SIGKILL does not reach it either.
+GIVE_UP: Final = 5.0
 # Descriptors that the bus lives by: its controller's, and the locks of directories.
 _MAX_KEPT: Final = 8
 
@@ -226,7 +229,8 @@ def take_down(owned: Ownership, last: int, cgroups: Cgroups, stop_timeout: float
     Args:
         last: the PID of the process that goes behind all others; 0 for none.
     """
-    others = Killer(lambda pid: pid != last and owned.left(pid))
+    stuck = _Stuck(stop_timeout + GIVE_UP)
+    others = Killer(lambda pid: pid != last and owned.left(pid) and not stuck.has(pid))
     deadline = time.monotonic() + stop_timeout
     # Once, as the broker does: what they start in order to end well (fusermount) is spared.
     # A stopped process takes it only when it goes on.
@@ -237,9 +241,26 @@ def take_down(owned: Ownership, last: int, cgroups: Cgroups, stop_timeout: float
     spared = procfs.cgroup(last) if last else ""
     _kill_all(others, cgroups, [path for path in cgroups.left() if path != spared])
     others.close()
-    _kill_all(Killer(owned.left), cgroups, cgroups.left())
+    _kill_all(Killer(lambda pid: owned.left(pid) and not stuck.has(pid)), cgroups, cgroups.left())
     for path in cgroups.left():
         cgroups.remove(path)
+
+
+class _Stuck:
+    """Processes that cannot be killed, by PID and start."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._since: dict[tuple[int, int], float] = {}
+
+    def has(self, pid: int) -> bool:
+        """Whether a process that is to be ended was to be ended long ago."""
+        about = procfs.stat(pid)
+        if about is None:
+            return False
+        now = time.monotonic()
+        since = self._since.setdefault((pid, about.start_ticks), now)
+        return now - since > self._patience
 
 
 def _kill_all(killer: Killer, cgroups: Cgroups, paths: Sequence[str]) -> None:

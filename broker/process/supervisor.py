@@ -21,6 +21,7 @@ from broker.core.processes import Process, Processes
 from broker.process import clock, killer, local, procfs, reaper, spare
 from broker.process.activations import NO_ACTIVATION, Activations
 from broker.process.guardian import Guardian
+from broker.process.inherited import Inherited
 from broker.process.killer import Killer
 from broker.process.parts import Parts
 from broker.process.spawn import Program, SpawnRefusedError, paths, spawn
@@ -65,9 +66,7 @@ class Supervisor:
         reaper.check()
         spare.hold()
         local.begin()
-        # What our PID started before it became us: a shell, that executed us in its place.
-        self._inherited = set(procfs.children())
-        self._inherited_any = bool(self._inherited)
+        self._inherited = Inherited(self._bears_marks)
         self.processes = Processes()
         self._loop = loop
         self._events = events
@@ -216,16 +215,11 @@ class Supervisor:
         return pid == self._guardian.pid or pid in self.parts
 
     def _adopt(self, pid: int) -> None:
-        if pid not in self.processes and not self._is_part(pid) and not self._is_strange(pid):
+        if pid not in self.processes and not self._is_part(pid) and not self._inherited.has(pid):
             self._take(pid, procfs.stat(pid))
 
-    def _is_strange(self, pid: int) -> bool:
-        """Whether a child of ours is one that we have inherited, or an orphan that it left."""
-        if not self._inherited_any:
-            return False
-        return pid in self._inherited or (
-            self._activations.never_saw(pid) and not self._guardian.knows(pid)
-        )
+    def _bears_marks(self, pid: int) -> bool:
+        return not self._activations.never_saw(pid) or self._guardian.knows(pid)
 
     def _take(self, pid: int, about: Stat | None) -> None:
         activation, how = self._activations.attribute(pid, about)
@@ -267,7 +261,7 @@ class Supervisor:
         process = self.processes.get(pid)
         if process is not None:
             return process.activation in self._doomed
-        if self._is_part(pid) or self._is_strange(pid):
+        if self._is_part(pid) or self._inherited.has(pid):
             return False
         # What is to be caught has mostly a tag, and is gone while anything else is read.
         activation = self._activations.of_tag(pid)
@@ -293,7 +287,7 @@ class Supervisor:
         looks = reaper.BATCH
         while empty and self._unseen and looks:
             pid = self._unseen.pop()
-            if pid in self.processes or self._is_part(pid) or self._is_strange(pid):
+            if pid in self.processes or self._is_part(pid) or self._inherited.has(pid):
                 continue
             looks -= 1
             about = procfs.stat(pid)
@@ -330,7 +324,7 @@ class Supervisor:
         process = self.processes.get(death.pid)
         if process is None:
             # Nobody asks us how it ended.
-            self._inherited.discard(death.pid)
+            self._inherited.reaped(death.pid)
             return
         self._touched[process.activation] = process.service
         usage = reaper.honest(death.usage, process)

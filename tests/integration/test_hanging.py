@@ -121,6 +121,28 @@ async def test_what_the_kernel_keeps_is_named_and_left(place: Place, hung_for_go
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("engine", ["dbus-broker"], indirect=True)
+@pytest.mark.parametrize("user", ["self"], indirect=True)
+async def test_the_guardian_leaves_what_the_kernel_keeps(place: Place, hung_for_good: Fuse) -> None:
+    """The bus behind it and the guardian itself come to their end all the same."""
+    place.add(NAME, str(away(place, hung_for_good) / "program"))
+    async with place.serve("--stop-timeout=0.2") as bus:
+        call = await starting(bus, NAME)
+        await asyncio.to_thread(hung_for_good.taken.wait)
+        hung = await bus.get(NAME, "MainPID")
+        (guardian,) = buses.guardians_of(bus.pid)
+        ends = [os.pidfd_open(pid) for pid in (bus.engine, guardian)]
+        bus.kill(signal.SIGKILL)
+        await bus.ended()
+        for each in ends:
+            assert await asyncio.to_thread(buses.is_readable, each, 30)
+            os.close(each)
+        assert procfs.alive(hung)
+        with pytest.raises((Disconnected, RemoteError)):
+            await call
+
+
+@pytest.mark.asyncio
 async def test_a_program_on_a_slow_disk_is_a_program_like_any_other(place: Place) -> None:
     files = {
         "program": f"#!/bin/sh\nexec {place.service} {NAME}\n".encode(),

@@ -230,18 +230,32 @@ def take_down(owned: Ownership, last: int, cgroups: Cgroups, stop_timeout: float
         last: the PID of the process that goes behind all others; 0 for none.
     """
     stuck = _Stuck(stop_timeout + GIVE_UP)
-    others = Killer(lambda pid: pid != last and owned.left(pid) and not stuck.has(pid))
+    unasked = set(_pids())
+    # What only seems to be ours is judged by how things stand now: later, its own broker
+    # may have died as well.
+    strange = {pid for pid in unasked if not owned.left(pid)}
+
+    def is_due(pid: int) -> bool:
+        ours = owned.marks(pid) if pid in strange else owned.left(pid)
+        return ours and not stuck.has(pid)
+
+    others = Killer(lambda pid: pid != last and is_due(pid))
     deadline = time.monotonic() + stop_timeout
-    # Once, as the broker does: what they start in order to end well (fusermount) is spared.
-    # A stopped process takes it only when it goes on.
-    alive = others.signal_each(_pids(), signal.SIGTERM, signal.SIGCONT)
-    while alive and (left := deadline - time.monotonic()) > 0:
+    # Once to each, as the broker does, and to nobody who comes later: what they start in
+    # order to end well (fusermount) is spared. (A stopped process takes it only when it
+    # goes on.) Whose child one is may be unclear at a look, while its parent ends.
+    while True:
+        for pid in sorted(unasked):  # parents first, mostly: one may wait for its child
+            if others.signal_each([pid], signal.SIGTERM, signal.SIGCONT):
+                unasked.discard(pid)
+        left = deadline - time.monotonic()
+        if left <= 0 or not others.signal_each(_pids()):
+            break
         others.wait(min(PATIENCE, left))
-        alive = others.signal_each(_pids())
     spared = procfs.cgroup(last) if last else ""
     _kill_all(others, cgroups, [path for path in cgroups.left() if path != spared])
     others.close()
-    _kill_all(Killer(lambda pid: owned.left(pid) and not stuck.has(pid)), cgroups, cgroups.left())
+    _kill_all(Killer(is_due), cgroups, cgroups.left())
     for path in cgroups.left():
         cgroups.remove(path)
 

@@ -1,14 +1,14 @@
 """Whether a process comes from one broker, when that broker is no longer there to ask.
 
 A broker's instance, in RLIMIT_RSS, says it alone: no other broker has it. A tag, in
-RLIMIT_LOCKS, does not: every broker counts down from the same top. But a service may
+RLIMIT_LOCKS, hardly does: there is a range of them for each 4096th broker. But a service may
 lower either (``ulimit -m`` in a script is enough), so where the instance has been
 overwritten, the tag counts together with descent: all that a dead broker leaves goes
 to one reaper, the guardian with it, and every living broker is itself between its own
 processes and that reaper, bearing an instance of its own.
 
-Rejected: a tag that is drawn at random as well (62 bits do not hold that and three
-levels of nested brokers), a third limit (all others are enforced), the environment
+Rejected: a tag as random as the instance (62 bits do not hold that and three levels of
+nested brokers), a third limit (all others are enforced), the environment
 (setproctitle wipes it out).
 """
 
@@ -18,12 +18,15 @@ import itertools
 import os
 from dataclasses import dataclass
 from resource import RLIMIT_RSS
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from broker.process import procfs, tag
 
 if TYPE_CHECKING:
     from broker.process.tag import Range
+
+# How often ancestors are looked at, where they do not show whose a process is.
+_LOOKS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +62,19 @@ class Ownership:
             return True
         if self.tags is None or self.instance is None or tag.read(pid) not in self.tags:
             return False
-        reaper = os.getppid()
-        for each in itertools.chain((pid,), procfs.ancestors(pid)):
-            if each == reaper:
-                return True
-            instance = tag.read(each, RLIMIT_RSS)
-            if instance in self.instance:
-                return True
-            if tag.is_instance(instance) or tag.read(each) not in self.tags:
-                return False
-        # Its ancestors have changed in between, or may not be looked at.
-        return False
+        # While its parent ends, its ancestors change between two looks.
+        return any(_descends(pid, self.tags, self.instance) for _ in range(_LOOKS))
+
+
+def _descends(pid: int, tags: Range, own: Range) -> bool:
+    """Whether all ancestors bear a tag, up to our own parent or to one with our instance."""
+    reaper = os.getppid()
+    for each in itertools.chain((pid,), procfs.ancestors(pid)):
+        if each == reaper:
+            return True
+        instance = tag.read(each, RLIMIT_RSS)
+        if instance in own:
+            return True
+        if tag.is_instance(instance) or tag.read(each) not in tags:
+            return False
+    return False

@@ -266,7 +266,7 @@ class Supervisor:
         # What is to be caught has mostly a tag, and is gone while anything else is read.
         activation = self._activations.of_tag(pid)
         if not (self._guardian.knows(pid) or procfs.parent(pid) == os.getpid()):
-            # Another broker's: they all count down from the same tag.
+            # Another broker's: its tags may be the same.
             return False
         if activation == NO_ACTIVATION:
             activation, _ = self._activations.attribute(pid)

@@ -13,9 +13,9 @@ activation should), a soft limit alone (some daemons raise every soft limit).
 A value is the top of a range that belongs to its activation, so that a broker
 which runs as somebody's service can number its own activations within it.
 
-Every broker counts down from the same top, so tags do not tell one broker from
-another beside it. Nobody but a broker's guardian needs to know that; it goes by
-a second mark of the same kind, RLIMIT_RSS: not enforced since 2.4.30, and a
+Every broker counts down from a value drawn at random, but among so few that tags hardly
+tell one broker from another beside it. Nobody but a broker's guardian needs to know that;
+it goes by a second mark of the same kind, RLIMIT_RSS: not enforced since 2.4.30, and a
 number of bytes so large that whoever takes it for a size (GNU sort does) is not
 held back. Each broker lowers its own to a value drawn at random, once.
 """
@@ -32,11 +32,15 @@ from broker.process import procfs
 
 RLIMIT_LOCKS: Final = 10  # <asm-generic/resource.h>; the resource module has no name for it
 
-# The width of an activation's range, by how deep a broker is nested: 2**30
-# activations in a session, 2**20 in a broker that is a service of that one,
+# The width of an activation's range, by how deep a broker is nested: 2**29
+# activations and more in a session, 2**20 in a broker that is a service of that one,
 # 2**12 in one below.
 _TOP: Final = 1 << 62  # the resource module takes no more than a signed 64-bit number
 _STRIDES: Final = (1 << 32, 1 << 12, 1)
+# A session's first tag is one of so many; the first ``_WINDOW`` of them are taken for its
+# own where nothing else is left to tell: one in 4096 others beside it has one of these.
+STARTS = 1 << 29
+_WINDOW: Final = 1 << 16
 
 # The same for brokers: 26 random bits tell those beside each other apart, 20 those
 # within one activation of another broker, 16 those within such a one's.
@@ -76,7 +80,7 @@ class Tagger:
             # A seccomp filter may forbid it.
             return
         self._before = None if hard == resource.RLIM_INFINITY else hard
-        self._next = self._before or _TOP
+        self._next = self._before or _TOP - _draw(STARTS) * _STRIDES[0]
         outer = 0
         for stride in _STRIDES:
             if hard == resource.RLIM_INFINITY or (outer and hard > 0 and hard % outer == 0):
@@ -111,8 +115,11 @@ class Tagger:
 
     @property
     def range(self) -> Range | None:
-        """Where all tags are that will be given out from now on, with those below them."""
-        return Range(self._floor, self._next - 1) if self.stride else None
+        """Where the next tags are that will be given out, with those below them."""
+        if not self.stride:
+            return None
+        low = self._floor or self._next - self.stride * _WINDOW
+        return Range(low, self._next - 1)
 
 
 def draw_instance() -> Range | None:
@@ -133,7 +140,7 @@ def draw_instance() -> Range | None:
         top, width = hard, stride
     else:
         return None
-    value = top - stride * random.SystemRandom().randrange(1, width // stride)
+    value = top - stride * (1 + _draw(width // stride - 1))
     # The soft limit is what is taken for a size: a lower one stays.
     soft = value if soft == resource.RLIM_INFINITY else min(soft, value)
     try:
@@ -141,6 +148,10 @@ def draw_instance() -> Range | None:
     except (OSError, ValueError):
         return None
     return Range(value - stride, value)
+
+
+def _draw(count: int) -> int:
+    return random.SystemRandom().randrange(count)
 
 
 def is_instance(value: int | None) -> bool:

@@ -32,12 +32,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from broker.process import cgroup
+from broker.process import cgroup, tag
 from broker.process.tag import RLIMIT_LOCKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+
+# All brokers here begin with the same tag, as any two may.
+tag.STARTS = 1
 
 ROOT: Final = Path(__file__).parent.parent.parent
 NOBODY: Final = 65534

@@ -385,8 +385,8 @@ def is_readable(fd: int, timeout: float) -> bool:
 
 
 @contextlib.contextmanager
-def flooding(bus: Bus, *arguments: str) -> Iterator[None]:
-    """A flood of our own user's, see ``flooder``; it has begun."""
+def flooding(bus: Bus, *arguments: str) -> Iterator[IO[bytes]]:
+    """A flood of our own user's, see ``flooder``, and what it says; it has begun."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.integration.flooder", bus.address, *arguments],
         cwd=Path(__file__).parents[2],
@@ -397,7 +397,7 @@ def flooding(bus: Bus, *arguments: str) -> Iterator[None]:
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"flooding\n"
-        yield
+        yield process.stdout
 
 
 def end_started() -> None:

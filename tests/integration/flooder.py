@@ -1,10 +1,13 @@
-"""A client that does one thing as fast as its bus takes it: ``flooder ADDRESS WHAT NAME [deaf]``.
+"""A client that does one thing as fast as its bus takes it.
+
+``flooder ADDRESS WHAT NAME [deaf | WRITES]``
 
 - ``flip`` takes NAME and gives it up, 200 times in each write;
 - ``ping`` calls NAME, and wants no answer.
 
 It writes a line once the flood has begun, and ends when its standard input does. One that is
-deaf never reads what it is answered.
+deaf never reads what it is answered; one that has a number of writes says when it has done
+with them, and does nothing more.
 """
 
 from __future__ import annotations
@@ -44,12 +47,12 @@ def read(sock: socket.socket) -> None:
         pass
 
 
-def main(where: str, what: str, name: str, *, deaf: bool) -> None:
+def main(where: str, what: str, name: str, how: str = "") -> None:
     """Flood until nobody holds our standard input, or the bus has thrown us off."""
     sock = address.connect(where)
     hello = wire.call(DRIVER_PATH, DRIVER, "Hello", destination=DRIVER)
     sock.sendall(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n" + hello)
-    if not deaf:
+    if how != "deaf":
         threading.Thread(target=read, args=[sock], daemon=True).start()
     over = threading.Event()
 
@@ -61,12 +64,16 @@ def main(where: str, what: str, name: str, *, deaf: bool) -> None:
     data = piece(what, name)
     sock.sendall(data)
     print("flooding", flush=True)  # noqa: T201 - it is a program
-    while not over.is_set():
+    writes = int(how) if how.isdecimal() else sys.maxsize
+    while writes > 1 and not over.is_set():
+        writes -= 1
         try:
             sock.sendall(data)
         except OSError:
-            over.wait()
+            break
+    print("done", flush=True)  # noqa: T201
+    over.wait()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], deaf=sys.argv[4:] == ["deaf"])
+    main(*sys.argv[1:])

@@ -259,12 +259,12 @@ class Actor:
         """Of a service's name, or of one that is nobody's."""
         name = self._chance.choice((self._services.any(self._chance), f"{TEST}.Nobody"))
         async with self._record.action("flip", name):
-            await self._attacks.flip(self._client.bus, name)
+            await self._attacks.flip(name)
 
     async def ping(self) -> None:
         """Calls that want no answer."""
         async with self._record.action("ping"):
-            await self._attacks.ping(self._client.bus)
+            await self._attacks.ping()
 
     async def pause(self) -> None:
         """The broker stands still."""

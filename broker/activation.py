@@ -143,13 +143,14 @@ class Activator:
         if unit is None:
             return
         service: str | None
-        if pid is None:
+        if pid is None or (pid == 0 and self._has_lost(unit)):
             # asyncio's clock is the monotonic one (loop.time), in seconds.
             service, activation, started = name, unit.activation, Instant(0, int(heard * 1e6))
         elif pid:
             service, activation, started = self._who(pid)
         else:
-            # All that we start is in our PID namespace or in one below it.
+            # In a PID namespace that the bus does not see into; all that we start is in ours
+            # or in one below it.
             service, activation, started = None, 0, clock.now()
         if service == name:
             kind = OwnerKind.OWN
@@ -157,6 +158,15 @@ class Activator:
             kind = OwnerKind.FOREIGN if service is None else OwnerKind.OTHER
         current = kind is OwnerKind.OWN and activation == unit.activation
         self.handle(unit, ev.NameAcquired(owner, pid or 0, kind, started, current))
+
+    def _has_lost(self, unit: Unit) -> bool:
+        """Whether a process of the newest activation has ended.
+
+        dbus-daemon 1.16 does not know the PID of one that has left its connection to a child.
+        """
+        self._supervisor.reap()
+        ended = self._supervisor.processes.ended()
+        return any(each.activation == unit.activation for each in ended)
 
     def _who(self, pid: int) -> tuple[str | None, int, Instant]:
         """The service and activation of a process that took a name, and when it was started."""

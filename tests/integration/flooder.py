@@ -1,13 +1,12 @@
 """A client that does one thing as fast as its bus takes it.
 
-``flooder ADDRESS WHAT NAME [deaf | WRITES]``
+``flooder ADDRESS WHAT NAME WRITES [deaf]``
 
 - ``flip`` takes NAME and gives it up, 200 times in each write;
 - ``ping`` calls NAME, and wants no answer.
 
-It writes a line once the flood has begun, and ends when its standard input does. One that is
-deaf never reads what it is answered; one that has a number of writes says when it has done
-with them, and does nothing more.
+It writes a line once the flood has begun, and another after so many writes; then it does
+nothing more until its standard input ends. One that is deaf never reads what it is answered.
 """
 
 from __future__ import annotations
@@ -47,12 +46,12 @@ def read(sock: socket.socket) -> None:
         pass
 
 
-def main(where: str, what: str, name: str, how: str = "") -> None:
+def main(where: str, what: str, name: str, *, writes: int, deaf: bool) -> None:
     """Flood until nobody holds our standard input, or the bus has thrown us off."""
     sock = address.connect(where)
     hello = wire.call(DRIVER_PATH, DRIVER, "Hello", destination=DRIVER)
     sock.sendall(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n" + hello)
-    if how != "deaf":
+    if not deaf:
         threading.Thread(target=read, args=[sock], daemon=True).start()
     over = threading.Event()
 
@@ -64,9 +63,9 @@ def main(where: str, what: str, name: str, how: str = "") -> None:
     data = piece(what, name)
     sock.sendall(data)
     print("flooding", flush=True)  # noqa: T201 - it is a program
-    writes = int(how) if how.isdecimal() else sys.maxsize
-    while writes > 1 and not over.is_set():
-        writes -= 1
+    for _ in range(1, writes):
+        if over.is_set():
+            break
         try:
             sock.sendall(data)
         except OSError:
@@ -76,4 +75,4 @@ def main(where: str, what: str, name: str, how: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:4], writes=int(sys.argv[4]), deaf=sys.argv[5:] == ["deaf"])

@@ -427,13 +427,17 @@ async def test_an_activatable_name_that_a_client_takes_is_external(place: Place)
 
 # -- floods of names, and of calls that want no answer -------------------------------
 
+# Of 200 pairs or calls each: what two deaf clients leave with dbus-broker is less than half
+# of what it keeps for a user, so that no innocent one is thrown off.
+WRITES: Final = "150"
+
 
 @pytest.mark.parametrize("user", ["self"], indirect=True)
 @pytest.mark.parametrize("name", [FAILS, UNKNOWN])
 @pytest.mark.parametrize("hearing", ["", "deaf"])
 async def test_a_name_that_is_flipped(place: Place, name: str, hearing: str) -> None:
     """By two clients, tens of thousands of times a second: nobody's start is late by it."""
-    argv = ["flip", name, *hearing.split()]
+    argv = ["flip", name, WRITES, *hearing.split()]
     async with place.serve("--activation-timeout=2") as bus:
         before = peak(bus)
         with flooding(bus, *argv), flooding(bus, *argv):
@@ -448,11 +452,11 @@ async def test_a_name_that_is_flipped(place: Place, name: str, hearing: str) -> 
 
 @pytest.mark.parametrize("user", ["self"], indirect=True)
 async def test_calls_that_want_no_answer(place: Place) -> None:
-    """dbus-broker throws anybody of this user off meanwhile: us as well, and we come back."""
+    """Many more than are answered; what they cost is dropped."""
     async with place.serve() as bus:
         assert await bus.call(GOOD, "Echo", "s", "x") == "x"
         before = peak(bus)
-        with flooding(bus, "ping", BUS_NAME), flooding(bus, "ping", BUS_NAME):
+        with flooding(bus, "ping", BUS_NAME, WRITES), flooding(bus, "ping", BUS_NAME, WRITES):
             for _ in range(5):
                 with contextlib.suppress(Outcome):
                     await bus.client.call("GetService", "s", GOOD)

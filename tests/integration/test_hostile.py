@@ -438,7 +438,7 @@ WRITES: Final = "150"
 async def test_a_name_that_is_flipped(place: Place, name: str, hearing: str) -> None:
     """By two clients, tens of thousands of times a second: nobody's start is late by it."""
     argv = ["flip", name, WRITES, *hearing.split()]
-    async with place.serve("--activation-timeout=2") as bus:
+    async with place.serve("--activation-timeout=10") as bus:
         before = peak(bus)
         with flooding(bus, *argv), flooding(bus, *argv):
             for _ in range(20):

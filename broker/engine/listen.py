@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # struct sockaddr_un: sun_path has 108 bytes, one of them for the NUL.
 _MAX_PATH: Final = 107
 _BACKLOG: Final = 4096
+# So often a new directory may be swept before it is locked.
+_TRIES: Final = 16
 # Of a private directory's parent, which leaves room in a socket's path.
 _MAX_PARENT: Final = 70
 # Not those of versions that have no lock on them: they had 12 digits.
@@ -167,11 +169,16 @@ def private_directory(environ: Mapping[str, str]) -> LockedDirectory:
     reason = "neither XDG_RUNTIME_DIR nor /tmp can be written"
     for parent in _parents(environ):
         if os.access(parent, os.W_OK | os.X_OK):
-            path = os.path.join(parent, f"dbus-activator-{os.urandom(8).hex()}")
-            try:
-                return LockedDirectory(path)
-            except OSError as e:  # a full disk; the other may be on another
-                reason = f"{path}: {e.strerror}"
+            for _ in range(_TRIES):
+                path = os.path.join(parent, f"dbus-activator-{os.urandom(8).hex()}")
+                try:
+                    return LockedDirectory(path)
+                except (FileNotFoundError, BlockingIOError) as e:
+                    # Another broker's sweep was between its making and our lock.
+                    reason = f"{path}: {e.strerror}"
+                except OSError as e:  # a full disk; the other may be on another
+                    reason = f"{path}: {e.strerror}"
+                    break
     raise PermissionRefused(f"no directory for the bus: {reason}")
 
 

@@ -52,7 +52,12 @@ class Actor:
 
     async def act(self) -> None:
         """Do one thing, whatever comes of it."""
-        (action,) = self._chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))
+        weights = {
+            action: weight
+            for action, weight in _WEIGHTS.items()
+            if self._attacks.floods or action not in _FLOODS
+        }
+        (action,) = self._chance.choices(list(weights), list(weights.values()))
         await action(self)
 
     async def close(self) -> None:
@@ -366,6 +371,9 @@ _WEIGHTS: Final[dict[Callable[[Actor], Awaitable[None]], float]] = {
     Actor.introspect: 2,
     Actor.tool: 2,
 }
+
+
+_FLOODS: Final = {Actor.flip, Actor.ping}
 
 
 def _echo(name: str) -> Message:

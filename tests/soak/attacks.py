@@ -22,9 +22,15 @@ WRITES: Final = "50"
 
 
 class Attacks:
-    """At most one of them at a time: each is felt by all clients."""
+    """At most one of them at a time: each is felt by all clients.
 
-    def __init__(self, bus: Bus) -> None:
+    Attributes:
+        floods: whether there are some: for a moment they take memory, which a short run
+            would take for growth.
+    """
+
+    def __init__(self, bus: Bus, *, floods: bool) -> None:
+        self.floods = floods
         self._bus = bus
         self._one = asyncio.Lock()
 

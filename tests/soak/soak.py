@@ -48,12 +48,14 @@ class Plan:
         warm_up: seconds until memory is looked at.
         growth: the most that memory may grow from the first fifth of its samples after
             the warm-up to the last: medians, since a flood is felt for a moment.
+        floods: whether there are floods of names and of calls, see ``Attacks``.
     """
 
     seconds: float
     warm_up: float
     growth: float
     seed: int
+    floods: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class Soak:
     async def _warm_up(self, bus: Bus) -> None:
         """Every service once: whatever is made on first use is there then."""
         chance = random.Random(0)  # noqa: S311 - see _actor
-        self._attacks = Attacks(bus)
+        self._attacks = Attacks(bus, floods=self._plan.floods)
         actor = Actor(bus.address, bus.client, self._services, Record(), chance, self._attacks)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(actor.close)

@@ -12,6 +12,5 @@ DRIVER_PATH: Final = "/org/freedesktop/DBus"
 # RequestName (D-Bus specification, Message Bus Messages).
 DO_NOT_QUEUE: Final = 4
 PRIMARY_OWNER: Final = 1
-IN_QUEUE: Final = 2
 
 NAME_HAS_NO_OWNER: Final = "org.freedesktop.DBus.Error.NameHasNoOwner"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Final
 
 from broker.bus import interface
@@ -18,14 +19,13 @@ MANAGER: Final = interface.load(_XML, f"{BUS_NAME}.Manager")
 SERVICE: Final = interface.load(_XML, f"{BUS_NAME}.Service")
 PROCESS: Final = interface.load(_XML, f"{BUS_NAME}.Process")
 
+_NO_PATH: Final = re.compile(rb"[^A-Za-z0-9]")
+
 
 def of_service(name: str) -> str:
     """The path of a service: bytes that a path cannot have become ``_xx``, as systemd does."""
-    escaped = "".join(
-        chr(byte) if chr(byte).isalnum() and byte < 128 else f"_{byte:02x}"
-        for byte in name.encode()
-    )
-    return f"{ROOT}/service/{escaped}"
+    escaped = _NO_PATH.sub(lambda found: b"_%02x" % ord(found[0]), name.encode())
+    return f"{ROOT}/service/{escaped.decode()}"
 
 
 def of_process(process: Process) -> str:

@@ -73,6 +73,7 @@ class Publisher:
         self._callers = callers
         self._manager = Manager(control, callers)
         self._objects: dict[str, Interface] = {}
+        self._services: dict[str, str] = {}  # the paths of those, by name
         self._said: dict[str, _Said] = {}
         # Paths of objects that may differ from what was said, in order.
         self._dirty: dict[str, None] = {}
@@ -91,7 +92,7 @@ class Publisher:
 
     def add_service(self, unit: Unit, *, announce: bool = True) -> None:
         """A descriptor has come; ``announce`` is False before clients can know the bus."""
-        path = paths.of_service(unit.service.name)
+        path = self._services[unit.service.name] = paths.of_service(unit.service.name)
         self._add(path, ServiceObject(unit.service.name, self._control, self._callers))
         if announce:
             self._mark(path)
@@ -101,15 +102,15 @@ class Publisher:
 
     def remove_service(self, name: str) -> None:
         """A descriptor has gone, and nothing of its service runs."""
-        path = paths.of_service(name)
+        path = self._services.pop(name)
         self._remove(path)
         self._mark(path)
         self._mark(paths.ROOT)
 
     def service_changed(self, unit: Unit) -> None:
         """Something of a service may be new."""
-        path = paths.of_service(unit.service.name)
-        if path in self._objects:
+        path = self._services.get(unit.service.name)
+        if path is not None:
             self._mark(path)
 
     def process_started(self, process: Process) -> None:

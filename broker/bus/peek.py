@@ -52,6 +52,11 @@ def field(frame: bytes, wanted: int) -> bytes:
     return b""
 
 
+def fields(frame: bytes) -> bytes:
+    """All header fields, as they are: what two messages with the same ones have in common."""
+    return frame[FIXED_HEADER : _body(frame)]
+
+
 def first_string(frame: bytes) -> bytes:
     """The first argument of a message whose signature begins with a string."""
     at = _body(frame)

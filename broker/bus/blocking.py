@@ -310,7 +310,7 @@ class BlockingConnection:
 
     def _feed(self, data: bytes) -> None:
         for frame in self._splitter.feed(data):
-            message = wire.read_header(frame)
+            message = wire.decode(frame)
             if message.kind in (wire.RETURN, wire.ERROR):
                 self._answers.take(message)
             elif message.kind == wire.SIGNAL:

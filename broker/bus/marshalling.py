@@ -1,34 +1,33 @@
 """Values to the bytes of a message's body and back (D-Bus specification, Marshaling).
 
-Written to be quick to import and to run, in nothing but ``struct``: whoever types
-``dbus-activator list`` or presses Tab waits for both. Each type is looked at once, and
-becomes a function that is kept; to look at it anew for each value, as dbus-next does,
-takes four times as long. The tests hold it against dbus-next.
+The one reader and writer of both connections. Each type is looked at once, and becomes
+a function that is kept; to look at it anew for each value, as dbus-next does, takes twice
+as long to read and four times as long to write. The tests hold it against dbus-next.
 
 Values are plain Python ones: a struct is a list, an array of bytes bytes, a dictionary
-a dict. A variant is read as what it holds, and written as a pair of signature and value,
-or as dbus-next's Variant.
+a dict. A variant is read as the value in it, or as the caller's ``wrap`` of its signature
+and value, and written as a pair of both, or as dbus-next's Variant.
 """
 
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 
 from broker.errors import LimitsExceeded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any, Final, TypeVar, TypeVarTuple
-
-    T = TypeVar("T")
-    Ts = TypeVarTuple("Ts")
+    from typing import Any, Final
 
     # Appends a value.
     Writer = Callable[[bytearray, Any], None]
     # Takes the message and where in it the value is, which may be before its
     # alignment; returns it, and where it ends.
     Reader = Callable[[bytes, int], tuple[Any, int]]
+    # Makes a variant of a complete type and a value.
+    Wrap = Callable[[str, Any], Any]
 
 # Type codes to struct's, for types of one size, which is their alignment.
 _FIXED: Final = {
@@ -49,25 +48,14 @@ _LENGTH: Final = struct.Struct("<I")
 # "The maximum length of an array in bytes is 2 to the 26th power" (D-Bus specification,
 # Basic types); a bus hangs up on who sends a longer one.
 MAX_ARRAY: Final = 1 << 26
-# Signatures come from peers too, who could invent them without end.
+# Signatures come from peers too, which could invent them without end.
 _KEPT: Final = 256
+# What the bytes of no value raise. Past the end: IndexError and struct.error; a key that
+# is no key: TypeError. UnicodeDecodeError is a ValueError.
+MALFORMED: Final = (ValueError, IndexError, struct.error, TypeError, RecursionError)
 
 
-def _kept(make: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
-    """What was made once for the same arguments: functools.lru_cache, without its imports."""
-    made: dict[tuple[*Ts], T] = {}
-
-    def get(*arguments: *Ts) -> T:
-        if (found := made.get(arguments)) is None:
-            if len(made) >= _KEPT:
-                made.clear()
-            found = made[arguments] = make(*arguments)
-        return found
-
-    return get
-
-
-@_kept
+@lru_cache(_KEPT)
 def types(signature: str) -> tuple[str, ...]:
     """The complete types of a signature.
 
@@ -89,7 +77,8 @@ def _end(signature: str, start: int) -> int:
     while signature[at : at + 1] == "a":
         at += 1
     kind = signature[at : at + 1]
-    if kind in ("(", "{"):
+    # "Dict entry … occurs only as an array element type".
+    if kind == "(" or (kind == "{" and at > start):
         depth = 0
         for index in range(at, len(signature)):
             depth += (signature[index] in "({") - (signature[index] in ")}")
@@ -120,7 +109,7 @@ def body(signature: str, values: Iterable[Any]) -> bytearray:
     return out
 
 
-@_kept
+@lru_cache(_KEPT)
 def writer(signature: str) -> Writer:
     """What appends a value of a complete type; raises as ``body``."""
     kind = signature[0]
@@ -207,17 +196,29 @@ def _array_writer(element: str) -> Writer:
 # -- reading -------------------------------------------------------------------------
 
 
-@_kept
-def reader(order: str, signature: str) -> Reader:
-    """What reads a value of a complete type, in a byte order of ``struct``'s.
+def values(data: bytes, at: int, order: str, signature: str, wrap: Wrap | None = None) -> list[Any]:
+    """The values of a body that begins at ``at``; raises as ``reader``."""
+    found = []
+    for each in types(signature):
+        value, at = reader(order, each, wrap)(data, at)
+        found.append(value)
+    return found
 
-    It raises ValueError, IndexError, struct.error, TypeError or RecursionError where the
-    bytes hold no such value.
+
+@lru_cache(_KEPT)
+def reader(order: str, signature: str, wrap: Wrap | None = None) -> Reader:
+    """What reads a value of a complete type.
+
+    It raises one of ``MALFORMED`` where the bytes hold no such value, and what ``wrap`` raises.
+
+    Args:
+        order: of bytes, as in ``struct``.
+        wrap: makes a variant; without, the value in it is returned alone.
     """
     kind = signature[0]
     length = struct.Struct(order + "I")
     if kind == "b":
-        read_number = reader(order, "u")
+        read_number = reader(order, "u", None)
         return lambda data, at: (bool((found := read_number(data, at))[0]), found[1])
     if kind in _FIXED:
         return _fixed_reader(struct.Struct(order + _FIXED[kind]))
@@ -226,14 +227,16 @@ def reader(order: str, signature: str) -> Reader:
     if kind == "g":
         return _read_signature
     if kind == "v":
-        return _variant_reader(order)
+        return _variant_reader(order, wrap)
     if kind in "({":
-        return _struct_reader([reader(order, each) for each in types(signature[1:-1])])
+        return _struct_reader([reader(order, each, wrap) for each in types(signature[1:-1])])
     if signature == "ay":
         return _bytes_reader(length)
-    if signature[1] == "{":
-        return _dictionary_reader(order, length, signature[1:])
-    return _array_reader(order, length, signature[1:])
+    element = signature[1:]
+    read_one, alignment = reader(order, element, wrap), _alignment(element[0])
+    if element[0] == "{":
+        return _dictionary_reader(_array_reader(length, read_one, alignment))
+    return _array_reader(length, read_one, alignment)
 
 
 def _fixed_reader(layout: struct.Struct) -> Reader:
@@ -265,11 +268,12 @@ def _read_signature(data: bytes, at: int) -> tuple[str, int]:
     return _text(data, at + 1, data[at])
 
 
-def _variant_reader(order: str) -> Reader:
+def _variant_reader(order: str, wrap: Wrap | None) -> Reader:
     def read(data: bytes, at: int) -> tuple[Any, int]:
         signature, at = _read_signature(data, at)
         (inner,) = types(signature)
-        return reader(order, inner)(data, at)
+        value, at = reader(order, inner, wrap)(data, at)
+        return value if wrap is None else wrap(inner, value), at
 
     return read
 
@@ -305,10 +309,7 @@ def _bytes_reader(length: struct.Struct) -> Reader:
     return read
 
 
-def _array_reader(order: str, length: struct.Struct, element: str) -> Reader:
-    read_one = reader(order, element)
-    alignment = _alignment(element[0])
-
+def _array_reader(length: struct.Struct, read_one: Reader, alignment: int) -> Reader:
     def read(data: bytes, at: int) -> tuple[list[Any], int]:
         at, end = _span(data, at, length, alignment)
         values = []
@@ -320,9 +321,7 @@ def _array_reader(order: str, length: struct.Struct, element: str) -> Reader:
     return read
 
 
-def _dictionary_reader(order: str, length: struct.Struct, entry: str) -> Reader:
-    read_entries = _array_reader(order, length, entry)
-
+def _dictionary_reader(read_entries: Reader) -> Reader:
     def read(data: bytes, at: int) -> tuple[dict[Any, Any], int]:
         entries, at = read_entries(data, at)
         return dict(entries), at

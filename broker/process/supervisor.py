@@ -13,16 +13,17 @@ import contextlib
 import logging
 import os
 import signal
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from broker.core.attribution import Attribution, Origin
 from broker.core.printable import bounded_words
 from broker.core.processes import Process, Processes
 from broker.process import clock, killer, local, procfs, reaper, spare
 from broker.process.activations import NO_ACTIVATION, Activations
+from broker.process.emptied import Emptied
 from broker.process.guardian import Guardian
 from broker.process.inherited import Inherited
-from broker.process.killer import Killer
+from broker.process.kills import Kills
 from broker.process.parts import Parts
 from broker.process.spawn import Program, SpawnRefusedError, paths, spawn
 from broker.process.starts import Starts
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
     from broker.process.reaper import Death
 
 log = logging.getLogger(__name__)
-
-# How often the newest processes are looked at, in each turn of the loop in which some
-# are to be killed and others come: some milliseconds.
-CHASES: Final = 32
 
 
 class ProcessEvents(Protocol):
@@ -72,17 +69,13 @@ class Supervisor:
         self._events = events
         self._activations = Activations(loop)
         self._starts = Starts(loop)
-        # Activations that processes have left since it was last looked whether all have.
-        self._touched: dict[int, str] = {}
-        # Those of which that is being found out, and the children to look at for it.
-        self._leaving: dict[int, str] = {}
-        self._unseen: list[int] = []
-        # Activations whose every process got SIGKILL, until they are empty.
-        self._doomed: set[int] = set()
-        self._killer = Killer(self._is_doomed)
+        self._guardian = Guardian()
+        self._emptied = Emptied(
+            lambda activation: bool(self.processes.of_activation(activation)), self._adopt_orphan
+        )
+        self._kills = Kills(self.processes, self._activations, self._is_apart, self._guardian.knows)
         self._next_batch: asyncio.Handle | None = None
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
-        self._guardian = Guardian()
         self.parts = Parts(self._activations.cgroups)
 
     def guard(self, stop_timeout: float = 0.0, *, silent: bool = False) -> None:
@@ -214,16 +207,29 @@ class Supervisor:
     def _is_part(self, pid: int) -> bool:
         return pid == self._guardian.pid or pid in self.parts
 
+    def _is_apart(self, pid: int) -> bool:
+        return self._is_part(pid) or self._inherited.has(pid)
+
     def _adopt(self, pid: int) -> None:
-        if pid not in self.processes and not self._is_part(pid) and not self._inherited.has(pid):
+        if pid not in self.processes and not self._is_apart(pid):
             self._take(pid, procfs.stat(pid))
+
+    def _adopt_orphan(self, pid: int) -> bool:
+        """The same for a child in a list that may be old; False if it was known before."""
+        if pid in self.processes or self._is_apart(pid):
+            return False
+        about = procfs.stat(pid)
+        # It may have been reaped since the list was made, and its PID be another's.
+        if about is not None and about.ppid == os.getpid():
+            self._take(pid, about)
+        return True
 
     def _bears_marks(self, pid: int) -> bool:
         return not self._activations.never_saw(pid) or self._guardian.knows(pid)
 
     def _take(self, pid: int, about: Stat | None) -> None:
         activation, how = self._activations.attribute(pid, about)
-        self._kill_if_doomed(pid, activation)
+        self._kills.adopted(pid, activation)
         command = procfs.command(pid, about)
         self._record(pid, activation, Origin.ADOPTED, how, command, about)
 
@@ -239,13 +245,14 @@ class Supervisor:
         # Before all else: a fault with one process must not leave the others dead
         # and unnoticed, since whoever ends the session waits for every one.
         self._next_batch = self._loop.call_soon(self._reap_batch)
-        if self._doomed:
-            # What was forked in the moment that its parent was killed.
-            self._killer.chase(CHASES)
-            self._killer.close()  # the loop waits for those who die
+        self._kills.chase()
         done = reaper.reap(self._identify, self._on_death)
-        self._tell_emptied()
-        if done and not self._leaving and not self._touched:
+        for activation, service in self._emptied.find():
+            self._kills.end(activation)
+            if activation != NO_ACTIVATION:
+                self._activations.forget(activation)
+                self._events.activation_emptied(activation, service)
+        if done and self._emptied.settled:
             self._next_batch.cancel()
             self._next_batch = None
         for predicate, waiter in self._waiters:
@@ -256,64 +263,6 @@ class Supervisor:
         # Why it is dead, if it says so itself, while its PID is still its own.
         self._starts.look(pid)
         self._adopt(pid)
-
-    def _is_doomed(self, pid: int) -> bool:
-        process = self.processes.get(pid)
-        if process is not None:
-            return process.activation in self._doomed
-        if self._is_part(pid) or self._inherited.has(pid):
-            return False
-        # What is to be caught has mostly a tag, and is gone while anything else is read.
-        activation = self._activations.of_tag(pid)
-        if not (self._guardian.knows(pid) or procfs.parent(pid) == os.getpid()):
-            # Another broker's: its tags may be the same.
-            return False
-        if activation == NO_ACTIVATION:
-            activation, _ = self._activations.attribute(pid)
-        return activation in self._doomed
-
-    def _tell_emptied(self) -> None:
-        """Tell which activations have no process left, as far as that is certain.
-
-        The dead may have left orphans, which are our children since before their
-        parent became a zombie. They are looked at a batch in a turn, since there may
-        be thousands; the newest first, since what dies last keeps an activation from
-        being looked at again.
-        """
-        if not self._leaving:
-            self._leaving, self._touched = self._touched, {}
-            self._unseen = procfs.children() if self._seem_empty() else []
-        empty = self._seem_empty()
-        looks = reaper.BATCH
-        while empty and self._unseen and looks:
-            pid = self._unseen.pop()
-            if pid in self.processes or self._is_part(pid) or self._inherited.has(pid):
-                continue
-            looks -= 1
-            about = procfs.stat(pid)
-            # It may have been reaped since the list was made, and its PID be another's.
-            if about is not None and about.ppid == os.getpid():
-                self._take(pid, about)
-                empty = self._seem_empty()
-        if empty and self._unseen:
-            return
-        for activation in list(self._leaving):
-            service = self._leaving.pop(activation)
-            if activation not in empty or activation in self._touched:
-                continue
-            self._doomed.discard(activation)
-            if activation != NO_ACTIVATION:
-                self._activations.forget(activation)
-                self._events.activation_emptied(activation, service)
-
-    def _seem_empty(self) -> set[int]:
-        return {each for each in self._leaving if not self.processes.of_activation(each)}
-
-    def _kill_if_doomed(self, pid: int, activation: int) -> None:
-        if activation in self._doomed:
-            with contextlib.suppress(PermissionError):
-                # A child of ours: its PID is its own until we reap it.
-                os.kill(pid, signal.SIGKILL)
 
     def _on_death(self, death: Death) -> None:
         if death.pid == self._guardian.pid:
@@ -326,7 +275,7 @@ class Supervisor:
             # Nobody asks us how it ended.
             self._inherited.reaped(death.pid)
             return
-        self._touched[process.activation] = process.service
+        self._emptied.note_death(process.activation, process.service)
         usage = reaper.honest(death.usage, process)
         self._events.process_exited(*self.processes.end(death.pid, death.exit, usage, clock.now()))
 
@@ -377,7 +326,7 @@ class Supervisor:
         Returns:
             how many got it.
         """
-        if number == signal.SIGKILL and not self._doom(service, spare):
+        if number == signal.SIGKILL and not self._kill(service, spare):
             # They have had it: what is left comes to us, and gets it then. To search for
             # it again would take the time that is needed to be faster than it forks.
             if service is None:
@@ -385,22 +334,16 @@ class Supervisor:
             return len(self.processes.of_service(service))
         return self._signal_each([pid for pid in self.tree(service) if pid != spare], number)
 
-    def _doom(self, service: str | None, spare: int) -> bool:
+    def _kill(self, service: str | None, spare: int) -> bool:
         """Whether that is new for some of the service's activations."""
         if self._next_batch is None:
             # Else there are dead to be reaped: what they have left is found then.
             self.adopt()
-        doomed = len(self._doomed)
         if not service and len(self.processes):
-            self._doomed.add(NO_ACTIVATION)
-            # There may be none of them: then that is over with the first that is reaped.
-            self._touched[NO_ACTIVATION] = ""
+            # There may be none of no activation: then that is over with the next death.
+            self._emptied.note_death(NO_ACTIVATION, "")
         spared = self.processes.get(spare)
-        for activation in self._activations.of_service(service):
-            if spared is None or activation != spared.activation:
-                self._doomed.add(activation)
-                self._activations.kill(activation)
-        return len(self._doomed) > doomed
+        return self._kills.begin(service, spared.activation if spared else None)
 
     def signal_process(self, pid: int, number: int) -> bool:
         """Send a signal to one process of ours; False if it has gone."""
@@ -443,7 +386,7 @@ class Supervisor:
 
     def close(self) -> None:
         """Leave the cgroups, and be guarded no more: when all that was started has ended."""
-        self._killer.close()
+        self._kills.close()
         self._starts.close()
         self.parts.close()
         self._activations.close()

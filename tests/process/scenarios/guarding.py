@@ -184,7 +184,7 @@ async def _chase(child: str, theirs: int, guarded: bool) -> Any:
             ours = broker.spawn([child, "plain", "0", "wait"], "org.test.Any", {3: reader})
             tags = [tag.read(pid) for pid in (ours.pid, theirs)]
             broker.supervisor.signal("org.test.Any", signal.SIGKILL)
-            found = broker.supervisor._killer.kill_each([theirs])  # noqa: SLF001 - as a chase does
+            found = broker.supervisor._kills._killer.kill_each([theirs])  # noqa: SLF001 - as a chase does
             release()
         await broker.all_emptied(1)
         return {"tags": tags, "found": found, "alive": procfs.alive(theirs)}

@@ -327,7 +327,7 @@ async def _kill_beside(child: str, stranger: int) -> Any:
         resource.prlimit(stranger, RLIMIT_LOCKS, (value, value))
         broker.supervisor.signal("org.test.Own", signal.SIGKILL)
         # It is among the newest processes, or might be.
-        hit = broker.supervisor._killer.kill_each([stranger])  # noqa: SLF001 - as a chase does
+        hit = broker.supervisor._kills._killer.kill_each([stranger])  # noqa: SLF001 - as a chase does
         await broker.all_emptied(1)
         return {"same": tag.read(stranger) == value, "hit": hit}
 

@@ -1,4 +1,4 @@
-"""A running broker, asked without an event loop: for the command line and synchronous tests.
+"""A running broker, asked without an event loop: for the command line, the demo and tests.
 
 The broker may lose its connection to the bus, and come back with another one: what only
 reads is asked again then, and whoever follows signals is told to read the state anew.

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from broker import __version__, notify
-from broker.bus.driver import DRIVER
+from broker.bus import address as addresses
+from broker.bus.connection import Connection
+from broker.bus.driver import DRIVER, DRIVER_PATH
 from broker.cli import numbers, options, serve
-from broker.client import Client
 from broker.config import Config, Limits, Output
 from broker.daemon import Daemon
 from broker.engine import listen
@@ -201,10 +202,13 @@ async def _ask(config: Config) -> str:
     daemon = Daemon(config)
     try:
         await daemon.start()
-        async with await Client.connect(daemon.bus_address) as client:
+        bus = await Connection.to_bus(addresses.connect(daemon.bus_address))
+        try:
             interface = "org.freedesktop.DBus.Introspectable"
-            path = "/org/freedesktop/DBus"
-            (text,) = await client.bus.call(DRIVER, path, interface, "Introspect")
+            (text,) = await bus.call(DRIVER, DRIVER_PATH, interface, "Introspect")
             return str(text)
+        finally:
+            bus.close()
+            await bus.wait_closed()
     finally:
         await daemon.stop()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+import time
 from signal import SIGSEGV
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from broker.cli import exits, tree
-from broker.client import MANAGER, ROOT, SERVICE, Client, Signal
-from broker.errors import RemoteError
+from broker.errors import NoReply, RemoteError
+from broker.remote import Remote
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DEMO = "org.activation.Demo"
 
@@ -22,73 +25,71 @@ def say(text: str = "") -> None:
 class Tour:
     """Calls services, and tells what the broker says about them."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._signals: asyncio.Queue[Signal] = asyncio.Queue()
+    def __init__(self, broker: Remote) -> None:
+        self._broker = broker
 
-    async def run(self) -> None:
+    def run(self) -> None:
         """The stations, one after the other."""
-        await self._client.subscribe(self._signals.put_nowait)
-        await self._echo()
-        await self._daemon()
-        await self._crash()
-        await self._failure()
+        self._broker.subscribe()
+        self._echo()
+        self._daemon()
+        self._crash()
+        self._failure()
 
-    async def _echo(self) -> None:
+    def _echo(self) -> None:
         say("A plain method call starts a service")
         say(f"  $ busctl call {DEMO}.Echo /org/activation/Demo {DEMO} Echo s hello")
-        say(f"  -> {await self._call('Echo', 'Echo', 's', 'hello')!r}")
-        took = await self._get("Echo", "ActivationUSec") / 1000
-        say(f"  PID {await self._get('Echo', 'MainPID')}, {took:.0f} ms from the call to the name")
+        say(f"  -> {self._call('Echo', 'Echo', 's', 'hello')!r}")
+        took = self._get("Echo", "ActivationUSec") / 1000
+        say(f"  PID {self._get('Echo', 'MainPID')}, {took:.0f} ms from the call to the name")
         say()
 
-    async def _daemon(self) -> None:
+    def _daemon(self) -> None:
         say("One that daemonizes, by two forks: the broker is its parent all the same")
-        say(f"  -> {await self._call('Daemon', 'Echo', 's', 'hello')!r}")
-        await self._show_tree("Daemon")
+        say(f"  -> {self._call('Daemon', 'Echo', 's', 'hello')!r}")
+        self._show_tree("Daemon")
 
-    async def _crash(self) -> None:
+    def _crash(self) -> None:
         say("It crashes, and the bus hears how")
         try:
-            await self._call("Daemon", "Raise", "i", int(SIGSEGV))
+            self._call("Daemon", "Raise", "i", int(SIGSEGV))
         except RemoteError as e:
             say(f"  its caller:  {e}")
-        pid = await self._get("Daemon", "ExecMainPID")
-        exited = await self._signal("ProcessExited", lambda body: body[2] == pid)
+        pid = self._get("Daemon", "ExecMainPID")
+        exited = self._signal("ProcessExited", lambda body: body[2] == pid)
         _path, _service, _pid, code, status, _details = exited
         say(f"  the signal:  ProcessExited(pid={pid}, code={code}, status={status})")
         word = exits.exit_word(code, status)
-        state = await self._get("Daemon", "ActiveState")
+        state = self._get("Daemon", "ActiveState")
         say(f"  the service: ActiveState={state}, ended by {word}")
         say()
 
-    async def _failure(self) -> None:
+    def _failure(self) -> None:
         say("One that ends before it takes its name")
         try:
-            await self._call("Exits", "Echo", "s", "hello")
+            self._call("Exits", "Echo", "s", "hello")
         except RemoteError as e:
             say(f"  its caller:  {e}")
-        failed = await self._signal("ActivationFailed", lambda _body: True)
+        failed = self._signal("ActivationFailed", lambda _body: True)
         say(f"  the signal:  ActivationFailed: {failed[2]}")
         code, status = (
-            await self._get("Exits", "ExecMainCode"),
-            await self._get("Exits", "ExecMainStatus"),
+            self._get("Exits", "ExecMainCode"),
+            self._get("Exits", "ExecMainStatus"),
         )
         say(f"  the service: ExecMainCode={code}, ExecMainStatus={status}")
         say()
 
-    async def _call(self, service: str, member: str, signature: str, argument: Any) -> Any:
-        body = await self._client.bus.call(
-            f"{DEMO}.{service}", "/org/activation/Demo", DEMO, member, signature, [argument]
+    def _call(self, service: str, member: str, signature: str, argument: Any) -> Any:
+        body = self._broker.bus.call(
+            f"{DEMO}.{service}", "/org/activation/Demo", DEMO, member, signature, argument
         )
         return body[0] if body else None
 
-    async def _get(self, service: str, name: str) -> Any:
-        (path,) = await self._client.call("GetService", "s", f"{DEMO}.{service}")
-        return await self._client.get(path, SERVICE, name)
+    def _get(self, service: str, name: str) -> Any:
+        return self._broker.service(f"{DEMO}.{service}")[name]
 
-    async def _show_tree(self, service: str) -> None:
-        snapshot = await self._client.snapshot()
+    def _show_tree(self, service: str) -> None:
+        snapshot = self._broker.snapshot()
         since = min(each["StartTimestampMonotonic"] for each in snapshot.processes.values())
         roots = tree.rows(snapshot, service=f"{DEMO}.{service}", exited=True)
         for line in tree.lines(roots, since, legend=True, margin=2):
@@ -96,20 +97,16 @@ class Tour:
         say(f"  (the broker is PID {os.getppid()})")
         say()
 
-    async def _signal(self, wanted: str, matches: Any) -> list[Any]:
-        async with asyncio.timeout(5):
-            while True:
-                signal = await self._signals.get()
-                if signal.member == wanted and matches(signal.body):
-                    return signal.body
-
-
-async def _main() -> None:
-    async with await Client.connect(os.environ["DBUS_SESSION_BUS_ADDRESS"]) as client:
-        say(f"The bus: {await client.get(ROOT, MANAGER, 'Engine')}")
-        say()
-        await Tour(client).run()
+    def _signal(self, wanted: str, matches: Callable[[list[Any]], bool]) -> list[Any]:
+        deadline = time.monotonic() + 5
+        while (signal := self._broker.signal(deadline)) is not None:
+            if signal.member == wanted and matches(signal.body):
+                return signal.body
+        raise NoReply(f"no {wanted} from the broker within 5 s")
 
 
 if __name__ == "__main__":
-    asyncio.run(_main())
+    with Remote.connect(os.environ["DBUS_SESSION_BUS_ADDRESS"]) as broker:
+        say(f"The bus: {broker.manager()['Engine']}")
+        say()
+        Tour(broker).run()

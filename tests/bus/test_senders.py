@@ -11,8 +11,8 @@ from broker.bus import address, wire
 from broker.bus.blocking import BlockingConnection
 from broker.bus.codec import Message
 from broker.bus.connection import Connection
-from broker.client import BUS_NAME, ROOT, Client, Signal
 from broker.errors import RemoteError
+from tests.aio_client import BUS_NAME, ROOT, Client, Signal
 from tests.bus.peer import PATIENCE
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from broker.bus import codec
 from broker.bus import wire as ours
 from broker.bus.frames import MalformedMessageError
-from broker.client import plain
+from tests.aio_client import plain
 from tests.bus import wire
 from tests.bus.generated import BODIES
 from tests.bus.test_codec import relaxed

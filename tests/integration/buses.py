@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from broker.client import SERVICE, Client, Signal
 from broker.process import guardian, procfs
+from tests.aio_client import SERVICE, Client, Signal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence

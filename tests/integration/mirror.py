@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from broker.api import paths
-from broker.client import ROOT, SERVICE, Snapshot
+from tests.aio_client import ROOT, SERVICE, Snapshot
 
 if TYPE_CHECKING:
-    from broker.client import Signal
+    from tests.aio_client import Signal
 
 SPECS = {spec.name: spec for spec in (paths.MANAGER, paths.SERVICE, paths.PROCESS)}
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 from broker.api import paths
 from broker.bus import marshalling, wire
 from broker.bus.blocking import BlockingConnection
-from broker.client import BUS_NAME, PROCESS, ROOT, SERVICE
 from broker.errors import Disconnected
+from tests.aio_client import BUS_NAME, PROCESS, ROOT, SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

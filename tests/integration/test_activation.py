@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker.client import PROCESS
 from broker.errors import RemoteError
 from broker.process import procfs
+from tests.aio_client import PROCESS
 from tests.integration.buses import open_fifo
 
 if TYPE_CHECKING:

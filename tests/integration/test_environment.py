@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker.client import MANAGER, ROOT
 from broker.core.environment import LISTED, MAX_VARIABLE
 from broker.errors import FDO, RemoteError
+from tests.aio_client import MANAGER, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

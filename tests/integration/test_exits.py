@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker.client import PROCESS
 from broker.errors import RemoteError
+from tests.aio_client import PROCESS
 
 if TYPE_CHECKING:
     from tests.integration.buses import Bus, Place

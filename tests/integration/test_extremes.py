@@ -12,9 +12,9 @@ from broker.api import paths
 from broker.bus import marshalling
 from broker.bus.codec import Variant
 from broker.bus.objects import OBJECT_MANAGER, PEER, PROPERTIES
-from broker.client import BUS_NAME, MANAGER, ROOT
 from broker.core.printable import LONGEST
 from broker.errors import FDO, RemoteError
+from tests.aio_client import BUS_NAME, MANAGER, ROOT
 from tests.integration.strangers import STRANGERS, connect, open_to_all
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from broker.client import MANAGER, ROOT
 from broker.errors import FDO, RemoteError
 from broker.process import procfs
+from tests.aio_client import MANAGER, ROOT
 from tests.integration import refusing
 from tests.integration.buses import Installation
 from tests.integration.worlds import wrap_in_refusal

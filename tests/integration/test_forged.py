@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from broker.bus.codec import Message, MessageType, Variant
-from broker.client import MANAGER, ROOT, SERVICE
+from tests.aio_client import MANAGER, ROOT, SERVICE
 from tests.integration.buses import TEST, standing_still
 from tests.integration.test_lost_connection import cut, owner, until_served
 

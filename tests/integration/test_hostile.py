@@ -15,9 +15,9 @@ from broker.bus.codec import SMALL, Message, MessageFlag, MessageType
 from broker.bus.connection import Connection
 from broker.bus.driver import DRIVER
 from broker.bus.objects import UNDER_WAY
-from broker.client import BUS_NAME, MANAGER, ROOT, Client
 from broker.control import MAX_WAITING
 from broker.errors import FDO, LimitsExceeded, Outcome, RemoteError
+from tests.aio_client import BUS_NAME, MANAGER, ROOT, Client
 from tests.bus import wire
 from tests.integration.buses import flooding
 

@@ -14,8 +14,8 @@ import pytest
 from broker.api import paths
 from broker.bus.codec import Message
 from broker.bus.interface import EMITS, InterfaceSpec
-from broker.client import ROOT, Client, Signal
 from broker.errors import Outcome, RemoteError
+from tests.aio_client import ROOT, Client, Signal
 from tests.integration.buses import open_fifo
 from tests.integration.mirror import SPECS, Mirror, objects_in
 

@@ -16,8 +16,8 @@ from broker.bus import address
 from broker.bus.codec import Message, MessageFlag, Variant
 from broker.bus.connection import Connection
 from broker.bus.objects import INTROSPECTABLE, OBJECT_MANAGER, PEER, PROPERTIES
-from broker.client import BUS_NAME, MANAGER, ROOT
 from broker.errors import FDO, OWN, RemoteError
+from tests.aio_client import BUS_NAME, MANAGER, ROOT
 from tests.bus import generated, wire
 from tests.integration import buses
 from tests.integration.buses import Place

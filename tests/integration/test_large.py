@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from broker.bus.codec import Message
-from broker.client import BUS_NAME, MANAGER, ROOT, SERVICE, Client
 from broker.core.printable import LONGEST
 from broker.errors import FDO, RemoteError
 from broker.process import procfs
+from tests.aio_client import BUS_NAME, MANAGER, ROOT, SERVICE, Client
 
 if TYPE_CHECKING:
     from tests.integration.buses import Place

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker.client import BUS_NAME, Client
 from broker.errors import RemoteError
+from tests.aio_client import BUS_NAME, Client
 from tests.integration.buses import TEST, open_fifo, standing_still
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker.client import BUS_NAME, Client
 from broker.errors import RemoteError
 from broker.process import procfs
+from tests.aio_client import BUS_NAME, Client
 from tests.integration.buses import Place
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ import pytest
 from broker.bus import address
 from broker.bus.codec import Message, encode
 from broker.bus.connection import Connection
-from broker.client import BUS_NAME, MANAGER, ROOT
 from broker.errors import Outcome, RemoteError
 from broker.process import procfs
+from tests.aio_client import BUS_NAME, MANAGER, ROOT
 from tests.integration.buses import TEST, is_readable, standing_still
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker.client import Client, Signal
 from broker.core.lines import LONGEST
 from broker.core.log import MOST_LINES
 from broker.errors import RemoteError
+from tests.aio_client import Client, Signal
 from tests.integration.buses import open_fifo
 
 if TYPE_CHECKING:

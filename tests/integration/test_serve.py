@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker.client import Client
 from broker.errors import RemoteError
 from broker.process import procfs
+from tests.aio_client import Client
 
 if TYPE_CHECKING:
     from tests.integration.buses import Installation, Place

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from broker.client import MANAGER, PROCESS, ROOT
 from broker.core.exits import CLD_EXITED
+from tests.aio_client import MANAGER, PROCESS, ROOT
 from tests.bench.buses import resident
 from tests.integration.buses import TEST, open_fifo, standing_still
 

@@ -9,8 +9,8 @@ import pytest
 
 from broker.api import paths
 from broker.bus.objects import OBJECT_MANAGER, PROPERTIES
-from broker.client import BUS_NAME, MANAGER, PROCESS, ROOT, Client, plain
 from broker.errors import FDO, Disconnected, RemoteError
+from tests.aio_client import BUS_NAME, MANAGER, PROCESS, ROOT, Client, plain
 from tests.integration.strangers import STRANGERS, connect, open_to_all
 from tests.integration.worlds import wrap
 

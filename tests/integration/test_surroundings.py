@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker.client import Client
 from broker.process import procfs
+from tests.aio_client import Client
 from tests.integration.buses import TEST, Installation, Witness
 from tests.integration.standin import config, environ
 from tests.integration.worlds import none_left, wrap, wrap_in_mounts

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from broker.bus import address
 from broker.bus.codec import Message, MessageType, encode
-from broker.client import BUS_NAME, MANAGER, ROOT, Client
 from broker.errors import Disconnected, RemoteError
+from tests.aio_client import BUS_NAME, MANAGER, ROOT, Client
 from tests.integration.buses import TEST
 
 if TYPE_CHECKING:

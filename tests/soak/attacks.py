@@ -6,7 +6,7 @@ import asyncio
 import signal
 from typing import TYPE_CHECKING, Final
 
-from broker.client import BUS_NAME
+from tests.aio_client import BUS_NAME
 from tests.integration.buses import flooding
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from broker.bus.codec import Message
-from broker.client import BUS_NAME, MANAGER, PROCESS, ROOT, Client, Signal, plain
 from broker.errors import Outcome
+from tests.aio_client import BUS_NAME, MANAGER, PROCESS, ROOT, Client, Signal, plain
 from tests.integration.mirror import Mirror, objects_in
 from tests.soak.record import ANSWER_BOUND
 

@@ -14,7 +14,7 @@ from broker.process import guardian, procfs
 
 if TYPE_CHECKING:
     from broker.bus.codec import Message
-    from broker.client import Client
+    from tests.aio_client import Client
 
 DRIVER: Final = "org.freedesktop.DBus"
 # Children of the broker that are no service's: the engine, and by its comm the

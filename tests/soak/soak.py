@@ -11,9 +11,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from broker.client import SERVICE, Client
 from broker.errors import Disconnected, RemoteError
 from broker.process import procfs
+from tests.aio_client import SERVICE, Client
 from tests.soak import probes
 from tests.soak.actions import Actor
 from tests.soak.attacks import Attacks

@@ -1,4 +1,4 @@
-"""A running broker, asked and listened to inside an event loop; ``remote`` is for outside."""
+"""A running broker, asked and listened to inside an event loop, for tests."""
 
 from __future__ import annotations
 

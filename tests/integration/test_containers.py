@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
+pytestmark = pytest.mark.square
+
 NAME = "org.activation.Test.Contained"
 UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc")
 # Whoever is not root needs a namespace of users around it, which a system may refuse.

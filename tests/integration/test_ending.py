@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from tests.integration.buses import Place
 
+pytestmark = pytest.mark.square
+
 NAME = "org.activation.Test.One"
 
 

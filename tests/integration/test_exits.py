@@ -13,7 +13,7 @@ from tests.aio_client import PROCESS
 if TYPE_CHECKING:
     from tests.integration.buses import Bus, Place
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.square]
 
 NAME = "org.activation.Test.Daemon"
 

@@ -20,7 +20,7 @@ from tests.integration.buses import Place, Witness, guardians_of, is_readable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.square]
 
 NAME = "org.activation.Test.One"
 PLAIN = "org.activation.Test.Plain"

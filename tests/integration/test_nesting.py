@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.integration.buses import Bus
 
 pytestmark = [
+    pytest.mark.square,
     pytest.mark.asyncio,
     pytest.mark.parametrize("verb", ["serve", "run"]),
 ]

@@ -14,6 +14,8 @@ from broker.errors import RemoteError
 from broker.process import procfs
 from tests.integration.buses import TEST, Installation, Place
 
+pytestmark = pytest.mark.square
+
 NAME = f"{TEST}.One"
 
 

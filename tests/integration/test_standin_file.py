@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from tests.integration.buses import Place
 
+pytestmark = pytest.mark.square
+
 OTHER = f"{TEST}.Other"
 BAD = f"{TEST}.Bad"
 # Debian's, in short: what is not named is forbidden.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from broker.bus.interface import InterfaceSpec
     from tests.integration.buses import Installation, Place
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.square]
 
 NAME: Final = "org.activation.Test.One"
 FAILS: Final = "org.activation.Test.Fails"

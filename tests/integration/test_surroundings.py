@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from tests.integration.buses import Place
 
+pytestmark = pytest.mark.square
+
 NAME = f"{TEST}.One"
 CALL = f"busctl --address=$DBUS_SESSION_BUS_ADDRESS call {NAME} / {TEST} Echo s x"
 ONE_USER = pytest.mark.parametrize("user", ["self"], indirect=True)

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+_KEPT: Final = {"PATH", "HOME", "PYTEST_CURRENT_TEST"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,6 +57,20 @@ def _other_pairs(items: Iterable[pytest.Item]) -> set[pytest.Item]:
         for number, pairs in enumerate(whole if len(whole) > 1 else ()):
             found |= set(pairs[number % 2 == 1])
     return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _as_on_a_fresh_machine() -> None:
+    """Nothing of the host's session, of its user's taste, or of the caller's own pytest.
+
+    A running bus, XDG_* directories, colours, a locale, PYTHONPATH, PYTEST_ADDOPTS, a
+    umask that keeps others from reading what is made for them.
+    """
+    for name in os.environ.keys() - _KEPT:
+        if not name.startswith("PYTEST_XDIST_"):
+            del os.environ[name]
+    os.environ["LANG"] = "C.UTF-8"
+    os.umask(0o022)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import others
 from tests.integration import buses
 from tests.integration.buses import Installation, Place
 
@@ -83,9 +84,8 @@ def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]
     directory = Path(tempfile.mkdtemp(prefix="dat-wheel-", dir="/tmp"))
     directory.chmod(0o755)
     wheels = tmp_path_factory.mktemp("wheels")
-    # Not this environment's python, which is a link to a place that may be private.
-    python = os.path.realpath(sys.executable)
     venv = directory / "venv"
+    python = others.python(buses.NOBODY)
     subprocess.run([python, "-m", "venv", "--without-pip", venv], check=True)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     wheels = tmp_path_factory.mktemp("wheels")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import others
 from tests.process.harness import NOBODY, Setting, can_make_cgroups
 
 if TYPE_CHECKING:
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 USERS = [None, NOBODY] if os.geteuid() == 0 else [None]
 MARKS = {"cgroup": (True, False), "tag": (False, True), "neither": (False, False)}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sources() -> Iterator[None]:
+    yield
+    others.remove_sources()
 
 
 @pytest.fixture(scope="session")

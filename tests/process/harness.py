@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from broker.process import cgroup, tag
 from broker.process.tag import RLIMIT_LOCKS
+from tests import others
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -120,8 +121,17 @@ class Report:
 # -- in pytest's process -------------------------------------------------------------
 
 
-def attempt(function: Callable[..., Any], *arguments: Any, setting: Setting = TAG_ONLY) -> Report:
-    """Run a scenario, whatever comes of it."""
+def attempt(
+    function: Callable[..., Any],
+    *arguments: Any,
+    setting: Setting = TAG_ONLY,
+    becomes: int | None = None,
+) -> Report:
+    """Run a scenario, whatever comes of it.
+
+    Args:
+        becomes: the user that it makes itself; by default, that of the setting.
+    """
     reader, writer = os.pipe()
     request = {
         "module": function.__module__,
@@ -131,10 +141,15 @@ def attempt(function: Callable[..., Any], *arguments: Any, setting: Setting = TA
         "lifeline": reader,
     }
     code = "from tests.process.harness import guard; guard()"
+    python, sources = sys.executable, ROOT
+    user = setting.user if becomes is None else becomes
+    if user is not None:
+        # It goes on to import modules, and to start programs, as that user.
+        python, sources = others.python(user), others.sources()
     process = subprocess.Popen(
         # Without site-packages, which nothing here needs: there are hundreds of starts.
-        [sys.executable, "-S", "-W", "error", "-c", code, json.dumps(request)],
-        cwd=ROOT,
+        [python, "-S", "-W", "error", "-c", code, json.dumps(request)],
+        cwd=sources,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -156,9 +171,14 @@ def attempt(function: Callable[..., Any], *arguments: Any, setting: Setting = TA
     return Report(answer["value"], text, answer["leftovers"])
 
 
-def run(function: Callable[..., Any], *arguments: Any, setting: Setting = TAG_ONLY) -> Any:
+def run(
+    function: Callable[..., Any],
+    *arguments: Any,
+    setting: Setting = TAG_ONLY,
+    becomes: int | None = None,
+) -> Any:
     """What a scenario returned; it must not fail, nor leave anything behind."""
-    report = attempt(function, *arguments, setting=setting)
+    report = attempt(function, *arguments, setting=setting, becomes=becomes)
     assert not report.error, report.error
     assert not report.leftovers, report.leftovers
     return report.value

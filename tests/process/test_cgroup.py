@@ -75,7 +75,7 @@ def test_a_cgroup_below_an_activations_is_the_activations(child: str, in_cgroups
 def test_directories_that_cannot_be_entered_are_not_left(child: str, in_cgroups: Setting) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can give a part of a cgroup to somebody else")
-    value = run(grouping.delegated_in_part, child, setting=in_cgroups)
+    value = run(grouping.delegated_in_part, child, setting=in_cgroups, becomes=NOBODY)
     assert value["directories"] == []
     found = Counter(each.attribution for each in events_of(value["events"]) if each.code)
     # Without marks, what it leaves behind may end after it is thought to be over.

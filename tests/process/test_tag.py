@@ -145,7 +145,7 @@ def test_root_without_the_capability_reads_other_users_tags_from_the_file(
 
 @needs_root
 def test_an_ordinary_user_reads_roots_tags_from_the_file() -> None:
-    value = run(tagging.reading_root)
+    value = run(tagging.reading_root, becomes=NOBODY)
     assert value["found"] == ["EPERM", value["value"], value["value"]]
 
 

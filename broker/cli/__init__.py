@@ -25,6 +25,10 @@ COMPLETION: Final = "_DBUS_ACTIVATOR_COMPLETE"
 # each, as long as it runs, and every start a fortieth of a second: TLS and GLib.
 _NOT_FOR_US: Final = ("ssl", "gi")
 
+# In another Python than the one that we are installed for they may be missing.
+_DEPENDENCIES: Final = ("click", "dbus_next")
+_NOT_INSTALLED: Final = 5  # LSB's code
+
 # What a verb waits for an answer, in seconds: libdbus's and sd-bus's default.
 PATIENCE: Final = 25.0
 # What a verb ends with that has waited in vain, as timeout(1).
@@ -66,6 +70,12 @@ def main() -> None:
     except Outcome as e:
         complain_of(str(e) or e.dbus_name)
         sys.exit(_status(e))
+    except ModuleNotFoundError as e:
+        # ``python -m broker`` in a checkout, by a Python that it is not installed for.
+        if e.name not in _DEPENDENCIES:
+            raise
+        complain(f"{PROGRAM}: {sys.executable} has no module {e.name}: install us for it, by pip")
+        sys.exit(_NOT_INSTALLED)
 
 
 def complain_of(text: str) -> None:

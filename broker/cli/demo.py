@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
-from contextlib import closing
+import tempfile
+from contextlib import closing, contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -16,9 +18,31 @@ from broker.cli import options
 from broker.core.exits import CLD_EXITED
 from broker.engine import listen
 from broker.engine.choose import CHOICES
+from broker.errors import BadConfiguration, KernelRefused
 from broker.process import procfs
 from broker.process.signals import open_standard_streams
 from broker.session import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from broker.core.exits import Exit
+
+# What the descriptors in services.d/ name.
+PROGRAMS: Final = "dbus-activator-demo"
+# The shell executes the second line, where a first line may be too short for the path of
+# an interpreter; to Python it is a text.
+_SCRIPT: Final = """\
+#!/bin/sh
+'''exec' {python} -P "$0" "$@"
+'''
+import sys
+
+sys.path.append({package!r})
+from broker.demo import main
+
+main()
+"""
 
 
 @click.command("demo", short_help="A tour: services activated, daemonized, tracked and crashed.")
@@ -38,8 +62,20 @@ def command(engine: str) -> None:
     """
     open_standard_streams()
     options.log_to_stderr()
-    _without_broker()
     environ = options.environment()
+    with _programs() as directory:
+        # In front: another's program of that name may run another Python, or another broker.
+        environ["PATH"] = f"{directory}{os.pathsep}{environ['PATH']}"
+        program = os.path.join(directory, PROGRAMS)
+        _without_broker(program)
+        ended = _tour(program, engine, environ)
+    if ended.code != CLD_EXITED or ended.status:
+        sys.exit(1)
+    print(f"The session has ended; processes left behind: {len(procfs.children())}")
+
+
+def _tour(program: str, engine: str, environ: dict[str, str]) -> Exit:
+    """The session of the tour, from beginning to end; how its command ended."""
     chosen: dict[str, Any] = {
         "directories": [str(descriptors())],
         "standard_services": False,
@@ -50,10 +86,7 @@ def command(engine: str) -> None:
     }
     with closing(listen.private(environ)) as listener:
         config = options.config(listener, environ, chosen)
-        ended = run(config, [sys.executable, "-P", "-m", "broker.demo.tour"])
-    if ended.exit.code != CLD_EXITED or ended.exit.status:
-        sys.exit(1)
-    print(f"The session has ended; processes left behind: {len(procfs.children())}")
+        return run(config, [program, "tour"]).exit
 
 
 def descriptors() -> Path:
@@ -63,20 +96,54 @@ def descriptors() -> Path:
     return installed if installed.is_dir() else package.parent / "services.d"
 
 
-def _without_broker() -> None:
-    """A daemon that nobody looks after, to compare with."""
+@contextmanager
+def _programs() -> Iterator[str]:
+    """The directory of the program that the descriptors name, run by this Python.
+
+    It is installed beside that, or nowhere: ``python -m broker`` needs the package alone.
+    """
+    beside = os.path.dirname(sys.executable)
+    if os.access(os.path.join(beside, PROGRAMS), os.X_OK):
+        yield beside
+        return
+    with tempfile.TemporaryDirectory(prefix="dbus-activator-demo-") as directory:
+        path = os.path.join(directory, PROGRAMS)
+        with open(path, "x", encoding="utf-8", opener=_executable) as file:
+            package = os.path.dirname(str(files("broker")))
+            file.write(_SCRIPT.format(python=shlex.quote(sys.executable), package=package))
+        yield directory
+
+
+def _executable(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o700)
+
+
+def _without_broker(program: str) -> None:
+    """A daemon that nobody looks after, to compare with.
+
+    Raises:
+        KernelRefused: the program cannot be executed, as on a disk that is mounted so.
+        Broken: it does not run.
+    """
     print("Without the broker: a program that daemonizes is lost to whoever started it")
     read, write = os.pipe()
-    child = os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-P", "-m", "broker.demo", "orphan"],
-        os.environ,
-        file_actions=[(os.POSIX_SPAWN_DUP2, write, 1)],
-    )
-    os.close(write)
+    try:
+        child = os.posix_spawn(
+            program,
+            [program, "orphan"],
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, write, 1)],
+        )
+    except OSError as e:
+        raise KernelRefused(f"the demo's program: {program}: {e.strerror}") from e
+    finally:
+        os.close(write)
     with os.fdopen(read) as answer:
-        pid = int(answer.readline())
-        os.waitpid(child, 0)
+        line = answer.readline()
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if not line:
+            raise BadConfiguration(f"the demo's program does not run: {program}: status {status}")
+        pid = int(line)
         about = procfs.stat(pid)
         assert about is not None
         print(f"{'PID':>9} {'PPID':>7}  COMMAND")

@@ -176,7 +176,10 @@ def environment() -> dict[str, str]:
         # Python sets it for itself in the C locale (PEP 538).
         environ.pop("LC_CTYPE", None)
     # Not that of a link, which stands in a directory to hide something there.
-    directory = os.path.dirname(os.path.realpath(sys.argv[0]))
+    program = os.path.realpath(sys.argv[0])
+    if os.path.basename(program) == "__main__.py":
+        program = sys.executable  # ``python -m broker``: programs are installed beside that
+    directory = os.path.dirname(program)
     path = environ.get("PATH", os.defpath)
     if directory not in path.split(os.pathsep):
         environ["PATH"] = f"{path}{os.pathsep}{directory}"

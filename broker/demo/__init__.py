@@ -48,6 +48,13 @@ def _orphan() -> None:
     signal.pause()
 
 
+def _tour() -> None:
+    """Calls the others, on the bus of ``dbus-activator demo``."""
+    from broker.demo.tour import main as tour  # noqa: PLC0415 - the others need none of it
+
+    tour()
+
+
 def _daemonize() -> None:
     """As the old books say: fork, a new session, and fork again."""
     if os.fork():
@@ -63,4 +70,5 @@ _PROGRAMS: Final = {
     "exits": _exits,
     "silent": _silent,
     "orphan": _orphan,
+    "tour": _tour,
 }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from signal import SIGSEGV
 from typing import TYPE_CHECKING, Any
 
 from broker.cli import exits, tree
-from broker.errors import NoReply, RemoteError
+from broker.errors import NoReply, Outcome, RemoteError
 from broker.remote import Remote
 
 if TYPE_CHECKING:
@@ -105,8 +106,12 @@ class Tour:
         raise NoReply(f"no {wanted} from the broker within 5 s")
 
 
-if __name__ == "__main__":
-    with Remote.connect(os.environ["DBUS_SESSION_BUS_ADDRESS"]) as broker:
-        say(f"The bus: {broker.manager()['Engine']}")
-        say()
-        Tour(broker).run()
+def main() -> None:
+    """The tour, on the bus in the environment; a failure that is no part of it is one line."""
+    try:
+        with Remote.connect(os.environ["DBUS_SESSION_BUS_ADDRESS"]) as broker:
+            say(f"The bus: {broker.manager()['Engine']}")
+            say()
+            Tour(broker).run()
+    except Outcome as e:
+        sys.exit(f"dbus-activator: the tour cannot go on: {e}")

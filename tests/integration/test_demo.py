@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from broker.process import procfs
+from tests.integration.conftest import USERS
+from tests.others import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +45,33 @@ def test_the_tour(place: Place) -> None:
     assert "ActiveState=failed, ended by SIGSEGV" in said
     assert "ExecMainCode=1, ExecMainStatus=3" in said
     assert said.endswith("processes left behind: 0\n")
+
+
+@pytest.mark.parametrize("engine", ["dbus-broker"])
+@pytest.mark.parametrize("user", USERS[-1:], indirect=True)
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_tour_by_whichever_python_runs_it(place: Place, installed: bool) -> None:
+    """``python -m broker`` where the environment is not active, and where there is none."""
+    python = place.user.command.parent / "python"
+    environ = place.environ()
+    if not installed:
+        (library,) = place.user.command.parent.parent.glob("lib/python*/site-packages")
+        environ["PYTHONPATH"] = f"{library}:{ROOT}"
+        python = python.resolve()
+    done = place.user.run([python, "-m", "broker", "demo"], env=environ, cwd="/")
+    said = "dbus-activator: {0}: Process {0} exited with status 3\n"  # as it is meant to
+    assert (done.returncode, done.stderr) == (0, said.format("org.activation.Demo.Exits"))
+    assert done.stdout.endswith("processes left behind: 0\n")
+
+
+@pytest.mark.parametrize("module", ["click", "dbus_next"])
+def test_a_python_without_what_we_need_is_told_so(tmp_path: Path, module: str) -> None:
+    code = f"import runpy, sys; sys.modules[{module!r}] = None; sys.argv[1:] = ['demo']; "
+    code += "runpy.run_module('broker', run_name='__main__')"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    said = f"dbus-activator: {sys.executable} has no module {module}: install us for it, by pip\n"
+    assert (done.returncode, done.stdout, done.stderr) == (5, "", said)
 
 
 @pytest.mark.asyncio

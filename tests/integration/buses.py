@@ -400,6 +400,13 @@ def flooding(bus: Bus, *arguments: str) -> Iterator[IO[bytes]]:
         yield process.stdout
 
 
+def without_the_hosts(said: str) -> str:
+    """Diagnostics, but for those of what the host has: broken files, two for one name."""
+    hosts = tuple(f"dbus-activator: {each}/" for each in ("/usr/share", "/usr/local/share"))
+    lines = said.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith(hosts))
+
+
 def end_started() -> None:
     """End what a test has left running; a broker's guardian ends all that is below it."""
     for process in _started:

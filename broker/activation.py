@@ -179,8 +179,8 @@ class Activator:
             process = self._supervisor.processes.newest(pid)
         if process is not None:
             return process.service, process.activation, process.started
-        started = clock.of_ticks(about.start_ticks) if about else clock.now()
         service, activation = self._supervisor.activation_of(pid) or (None, 0)
+        started = self._supervisor.started(about, activation) if about else clock.now()
         return service, activation, started
 
     def name_lost(self, name: str) -> None:

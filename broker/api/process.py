@@ -48,6 +48,7 @@ _PROPERTIES: Final[dict[str, Callable[[Process], Any]]] = {
     "ServiceName": lambda process: process.service,
     "Origin": lambda process: str(process.origin),
     "Attribution": lambda process: str(process.attribution),
+    "Activation": lambda process: process.activation,
     "State": lambda process: "running" if process.running else "exited",
     "Command": _command,
     "StartTimestamp": lambda process: process.started.realtime,

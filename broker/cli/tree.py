@@ -28,8 +28,10 @@ class Row:
 
     Attributes:
         exit: "-" while it runs, then its exit status or the name of its signal.
-        adopted: an orphan that the broker took in; it is shown below the process
-            that its service was started as.
+        origin: "spawned", or "adopted" for an orphan that the broker took in, which is shown
+            below the spawned process that it comes from, or where that is not shown below
+            the first such orphan. Empty for what is no child of the broker's.
+        activation: the same for an orphan and the process that it comes from; 0 if not known.
     """
 
     pid: int
@@ -38,8 +40,14 @@ class Row:
     exit: str
     started: int
     command: str
-    adopted: bool = False
+    origin: str = ""
+    activation: int = 0
     children: list[Row] = field(default_factory=list)
+
+    @property
+    def adopted(self) -> bool:
+        """Whether its own parent has ended."""
+        return self.origin == "adopted"
 
 
 def rows(snapshot: Snapshot, *, service: str | None, exited: bool) -> list[Row]:
@@ -49,8 +57,7 @@ def rows(snapshot: Snapshot, *, service: str | None, exited: bool) -> list[Row]:
         exited: with those that have ended, as far as they are remembered.
     """
     found: list[Row] = []
-    records = sorted(snapshot.processes.values(), key=lambda each: each["StartTimestampMonotonic"])
-    for each in records:
+    for each in snapshot.processes.values():
         wanted = service is None or each["ServiceName"] == service
         if wanted and (exited or each["State"] == "running"):
             found.append(_of_record(each))
@@ -72,7 +79,8 @@ def _of_record(record: dict[str, Any]) -> Row:
         exit=exit_word(record["ExitCode"], record["ExitStatus"]),
         started=record["StartTimestampMonotonic"],
         command=" ".join(record["Command"]) or "-",  # it is not everybody's
-        adopted=record["Origin"] == "adopted",
+        origin=record["Origin"],
+        activation=record.get("Activation", 0),  # not of a broker of 0.1.0
     )
 
 
@@ -86,23 +94,40 @@ def _of_live(pid: int, service: str) -> Row | None:
 
 
 def _roots(all_rows: Iterable[Row]) -> list[Row]:
-    all_rows = list(all_rows)
+    # Of those that began in the same tick the order is the one in which they were found.
+    all_rows = sorted(all_rows, key=lambda row: row.started)
     # PIDs come again: there may be several, the first started first.
     by_pid: dict[int, list[Row]] = {}
-    for row in sorted(all_rows, key=lambda row: row.started):
+    # What stands for each activation: the spawned process, or the first of its orphans.
+    heads: dict[tuple[str, int], Row] = {}
+    for row in all_rows:
         by_pid.setdefault(row.pid, []).append(row)
-    main: dict[str, Row] = {}
+        key = (row.service, row.activation)
+        if row.origin and (key not in heads or (heads[key].adopted and not row.adopted)):
+            heads[key] = row
     roots = []
     for row in all_rows:
         parent = _parent(row, by_pid.get(row.ppid, ()))
-        if parent is None and row.adopted and row.service:
-            parent = main.get(row.service)
-        if parent is not None:
+        if parent is None and row.adopted and (row.service or row.activation):
+            parent = heads[row.service, row.activation]
+        if parent is None or parent is row:
+            roots.append(row)
+        else:
             parent.children.append(row)
-            continue
-        roots.append(row)
-        main.setdefault(row.service, row)
+    for root in roots:
+        _put_in_order(root)
     return sorted(roots, key=lambda row: (row.service, row.started))
+
+
+def _put_in_order(root: Row) -> None:
+    """Of what has no record the kernel's tick alone is known: no child before its parent."""
+    parents = [root]
+    for row in parents:
+        for child in row.children:
+            if not child.origin:
+                child.started = max(child.started, row.started)
+        row.children.sort(key=lambda child: child.started)
+        parents += row.children
 
 
 def _parent(row: Row, candidates: Iterable[Row]) -> Row | None:

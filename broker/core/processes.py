@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from broker.core.clock import NEVER, Instant
 from broker.core.exits import UNKNOWN_EXIT, Exit
@@ -169,3 +169,16 @@ class Processes:
 
     def __len__(self) -> int:
         return len(self._live)
+
+
+class ProcessEvents(Protocol):
+    """What the supervisor tells of its records; called from within the event loop."""
+
+    def process_started(self, process: Process) -> None:
+        """A child was spawned, or an orphan was found among our children."""
+
+    def process_exited(self, process: Process, forgotten: Process | None) -> None:
+        """A child was reaped; the record of ``forgotten`` makes room for it."""
+
+    def activation_emptied(self, activation: int, service: str) -> None:
+        """No process of the activation is left."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from broker.core.attribution import Attribution, Evidence, Marks
-from broker.process import procfs, tag
+from broker.process import clock, procfs, tag
 from broker.process.cgroup import Cgroups
 from broker.process.tag import Tagger
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator
 
+    from broker.core.clock import Instant
     from broker.process.procfs import Stat
     from broker.process.tag import Range
 
@@ -27,6 +28,7 @@ NO_ACTIVATION: Final = 0
 class _Activation:
     service: str
     cgroup: str | None
+    beginning: clock.Beginning
 
 
 class Activations:
@@ -72,13 +74,16 @@ class Activations:
         self._marks.add(self._count, tag=value, cgroup=self.cgroups.current)
         return self._count
 
-    def begun(self, activation: int, service: str, leader: int | None) -> None:
+    def begun(
+        self, activation: int, service: str, beginning: clock.Beginning, leader: int | None
+    ) -> None:
         """The process that was spawned for a service, or for none, bears its marks.
 
         Args:
+            beginning: a moment before its start.
             leader: its PID if it leads a session of its own.
         """
-        self._activations[activation] = _Activation(service, self.cgroups.current)
+        self._activations[activation] = _Activation(service, self.cgroups.current, beginning)
         if leader is not None:
             self._marks.add_leader(activation, leader)
         self._cgroup_used = True
@@ -118,6 +123,13 @@ class Activations:
         """The service that it is of; empty for none."""
         known = self._activations.get(activation)
         return known.service if known else ""
+
+    def started(self, activation: int, about: Stat | None) -> Instant:
+        """When a process of it was started; of the spawned one ``about`` is None."""
+        known = self._activations.get(activation)
+        if about is None:
+            return known.beginning.at if known else clock.now()
+        return clock.of_ticks(about.start_ticks, known.beginning if known else clock.ANY_TIME)
 
     def of_service(self, service: str | None) -> Iterator[int]:
         """Those of a service, of none (empty), or all (None)."""

@@ -13,11 +13,11 @@ import contextlib
 import logging
 import os
 import signal
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from broker.core.attribution import Attribution, Origin
 from broker.core.printable import bounded_words
-from broker.core.processes import Process, Processes
+from broker.core.processes import Processes
 from broker.process import clock, killer, local, procfs, reaper, spare
 from broker.process.activations import NO_ACTIVATION, Activations
 from broker.process.emptied import Emptied
@@ -31,23 +31,12 @@ from broker.process.starts import Starts
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from broker.core.clock import Instant
+    from broker.core.processes import Process, ProcessEvents
     from broker.process.procfs import Stat
     from broker.process.reaper import Death
 
 log = logging.getLogger(__name__)
-
-
-class ProcessEvents(Protocol):
-    """What the supervisor tells the daemon; called from within the event loop."""
-
-    def process_started(self, process: Process) -> None:
-        """A child was spawned, or an orphan was found among our children."""
-
-    def process_exited(self, process: Process, forgotten: Process | None) -> None:
-        """A child was reaped; the record of ``forgotten`` makes room for it."""
-
-    def activation_emptied(self, activation: int, service: str) -> None:
-        """No process of the activation is left."""
 
 
 class Supervisor:
@@ -118,6 +107,7 @@ class Supervisor:
         """
         alone = self._activations.settled
         activation = self._activations.begin()
+        beginning = clock.beginning()  # not behind the spawn: the child may have forked by then
         try:
             if all(local.executes(path) for path in paths(program)):
                 pid = spawn(program)
@@ -131,7 +121,8 @@ class Supervisor:
         except SpawnRefusedError:
             self._activations.withdraw(activation)
             raise
-        self._activations.begun(activation, service, leader=pid if program.session else None)
+        leader = pid if program.session else None
+        self._activations.begun(activation, service, beginning, leader)
         return self._record(
             pid, activation, Origin.SPAWNED, Attribution.SPAWNED, bounded_words(program.argv)
         )
@@ -156,7 +147,7 @@ class Supervisor:
             activation=activation,
             origin=origin,
             attribution=attribution,
-            started=clock.of_ticks(about.start_ticks) if about else clock.now(),
+            started=self._activations.started(activation, about),
             command=command,
         )
         self._events.process_started(process)
@@ -190,6 +181,10 @@ class Supervisor:
             if process is not None:
                 return process.service, process.activation
         return None
+
+    def started(self, about: Stat, activation: int) -> Instant:
+        """When a process was started that is of an activation, or of none (0)."""
+        return self._activations.started(activation, about)
 
     def adopt(self) -> None:
         """Find the orphans that have become our children: the kernel does not tell."""

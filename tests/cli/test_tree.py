@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 
 from broker.cli import analyze, exits, output, tree
+from broker.process import clock, procfs
 from broker.snapshot import Snapshot
 
 NAME = "org.example.Calculator"
@@ -47,6 +49,47 @@ def test_children_stand_below_their_parents_and_orphans_below_their_service() ->
         "   4082    4080  0        +0.020s   ├─ sh -c probe",
         "   4121    4070  -        +0.034s   └─ calc-worker  (adopted)",
     ]
+
+
+def test_an_orphan_stands_below_the_process_that_it_comes_from() -> None:
+    """Of two activations; in the same tick as its start; where that process is not shown."""
+    spawned = {"State": "exited", "ExitCode": 1}
+    snapshot = Snapshot(
+        services={},
+        processes={
+            "/1": record(12, 1, 5000, "second-daemon", Origin="adopted", Activation=2),
+            "/2": record(11, 1, 5000, "second", Activation=2, **spawned),
+            "/3": record(13, 1, 5000, "second-helper", Origin="adopted", Activation=2),
+            "/4": record(9, 1, 2000, "first", Activation=1, **spawned),
+            "/5": record(10, 1, 2500, "first-helper", Origin="adopted", Activation=1),
+        },
+    )
+    found = tree.lines(tree.rows(snapshot, service=None, exited=True), 0, legend=False)
+    assert [line[36:] for line in found][1:] == [
+        "first",
+        "└─ first-helper  (adopted)",
+        "second",
+        "├─ second-daemon  (adopted)",
+        "└─ second-helper  (adopted)",
+    ]
+    found = tree.lines(tree.rows(snapshot, service=None, exited=False), 0, legend=False)
+    assert [line[36:] for line in found][1:] == [
+        "first-helper  (adopted)",
+        "second-daemon  (adopted)",
+        "└─ second-helper  (adopted)",
+    ]
+
+
+def test_a_child_without_a_record_does_not_seem_older_than_its_parent() -> None:
+    about = procfs.stat(os.getpid())
+    assert about is not None
+    # Nobody knows our start to more than a tick, and this is somewhere in it.
+    start = clock.of_ticks(about.start_ticks).monotonic + 9_000
+    parent = record(os.getppid(), 1, start, "parent")
+    service = {"Name": NAME, "PIDs": [os.getppid(), os.getpid()]}
+    (root,) = tree.rows(Snapshot({"/": service}, {"/1": parent}), service=NAME, exited=False)
+    (child,) = root.children
+    assert (child.pid, child.started) == (os.getpid(), start)
 
 
 def test_a_pid_that_came_again_is_two_processes() -> None:

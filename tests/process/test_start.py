@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 
 from broker.core.clock import Instant
-from broker.process import clock
+from broker.process import clock, procfs
 from tests.process.harness import run
 from tests.process.scenarios import starting
 
@@ -65,3 +66,14 @@ def test_the_clock_does_not_put_a_start_into_the_future() -> None:
     after = clock.now()
     assert before.monotonic <= found.monotonic <= after.monotonic
     assert isinstance(found, Instant)
+
+
+def test_what_is_forked_in_a_starts_own_tick_is_not_older_than_it() -> None:
+    """The kernel rounds down to a tick; but what it says is older than that is older."""
+    beginning = clock.beginning()
+    assert clock.of_ticks(beginning.ticks, beginning) == beginning.at
+    late = clock.of_ticks(beginning.ticks + 1, beginning)
+    assert late.monotonic > beginning.at.monotonic
+    own = procfs.stat(os.getpid())
+    assert own is not None
+    assert clock.of_ticks(own.start_ticks, beginning).monotonic < beginning.at.monotonic - 10_000

@@ -39,7 +39,6 @@ class Config:
 
     Attributes:
         directories: where descriptors are, by precedence.
-        report_shadowed: say when one directory's descriptor hides another's.
         environ: the activation environment to begin with.
         output: where services' output goes.
         rules: what a configuration file says to the bus itself.
@@ -48,7 +47,6 @@ class Config:
 
     listener: Listener
     directories: Sequence[Directory]
-    report_shadowed: bool = False
     engine: str = "auto"
     limits: Limits = field(default_factory=Limits)
     environ: Mapping[str, str] = field(default_factory=dict)

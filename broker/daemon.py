@@ -84,9 +84,7 @@ class Daemon:
         # A collection would write on what the guardian shares with us, and copy it.
         gc.freeze()
         self.supervisor.guard(config.limits.stop_timeout, silent=config.background)
-        self._loader = Loader(
-            config.directories, self.supervisor.parts, report_shadowed=config.report_shadowed
-        )
+        self._loader = Loader(config.directories, self.supervisor.parts)
         self._activator = Activator(config.limits, self.supervisor, self, output=config.output)
         self._activator.environment = inherited(config.environ)
         if config.rules.kind == "system":

@@ -37,15 +37,11 @@ class Loader:
 
     Args:
         directories: by precedence.
-        report_shadowed: say when one directory's descriptor hides another's.
     """
 
-    def __init__(
-        self, directories: Sequence[Directory], parts: Parts, *, report_shadowed: bool
-    ) -> None:
+    def __init__(self, directories: Sequence[Directory], parts: Parts) -> None:
         self._directories = tuple(dict.fromkeys(directories))
         self._parts = parts
-        self._report_shadowed = report_shadowed
         self._found: dict[Directory, Found] = {}
         # Forks that were killed, which may still be there.
         self._given_up: dict[Directory, int] = {}
@@ -63,8 +59,7 @@ class Loader:
             if directory not in found:
                 found[directory] = read_directory(directory)
         self._found = found
-        in_order = [found[each] for each in self._directories]
-        return combine(in_order, report_shadowed=self._report_shadowed)
+        return combine([found[each] for each in self._directories])
 
     async def _read_away(self, directory: Directory) -> Found:
         answer = await self._ask(directory)

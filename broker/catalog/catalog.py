@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -76,10 +76,9 @@ def standard_system_directories() -> tuple[Directory, ...]:
     return tuple(Directory(f"{base}/dbus-1/system-services", optional=True) for base in bases)
 
 
-def load(directories: Sequence[Directory], *, report_shadowed: bool = False) -> Catalog:
+def load(directories: Sequence[Directory]) -> Catalog:
     """Reads all descriptors; see ``read_directory`` and ``combine``."""
-    found = [read_directory(directory) for directory in dict.fromkeys(directories)]
-    return combine(found, report_shadowed=report_shadowed)
+    return combine([read_directory(directory) for directory in dict.fromkeys(directories)])
 
 
 def read_directory(directory: Directory) -> list[Descriptor | DescriptorError]:
@@ -98,29 +97,27 @@ def read_directory(directory: Directory) -> list[Descriptor | DescriptorError]:
     return found
 
 
-def combine(
-    directories: Iterable[Sequence[Descriptor | DescriptorError]], *, report_shadowed: bool
-) -> Catalog:
+def combine(directories: Iterable[Sequence[Descriptor | DescriptorError]]) -> Catalog:
     """Makes a catalog of what the directories hold, in their order.
 
     The first directory with a name wins, and within one directory the first file in byte order.
     (dbus-daemon takes what readdir returns first, which differs from one machine to the next.)
-    The files that lose within one directory are a problem each, since somebody did not mean that;
-    a lower directory's is the normal use of the order, and one with ``report_shadowed`` only.
+    The files that lose are no problem: two packages may provide one name, and each start of a
+    session would tell of it. The winner names them, and ``verify`` does.
     """
     entries: dict[str, Descriptor] = {}
+    shadowed: dict[str, list[str]] = {}
     problems: list[DescriptorError] = []
     for directory in directories:
-        higher = frozenset(entries)
         for found in directory:
             if isinstance(found, DescriptorError):
                 problems.append(found)
             elif found.name not in entries:
                 entries[found.name] = found
-            elif found.name not in higher or report_shadowed:
-                winner = printable(entries[found.name].path)
-                reason = f"not used: {winner} provides {found.name} already"
-                problems.append(DescriptorError(printable(found.path), 0, reason))
+            else:
+                shadowed.setdefault(found.name, []).append(found.path)
+    for name, paths in shadowed.items():
+        entries[name] = replace(entries[name], shadowed=tuple(paths))
     return Catalog(MappingProxyType(dict(sorted(entries.items()))), tuple(problems))
 
 

@@ -48,6 +48,8 @@ class Descriptor:
     ``path`` is for opening, so it may hold surrogates: see ``printable`` before showing it.
     ``argv`` is empty where there is no Exec, ``user`` and ``systemd_service`` where there is no
     such key. (AssumedAppArmorLabel is for a bus that mediates with AppArmor, and not kept.)
+    ``shadowed`` has the paths of files of the same name that are not used, best first: the
+    catalog adds them.
     """
 
     path: str
@@ -55,6 +57,7 @@ class Descriptor:
     argv: tuple[str, ...]
     user: str
     systemd_service: str
+    shadowed: tuple[str, ...] = ()
 
 
 def parse(path: str, data: bytes) -> Descriptor:

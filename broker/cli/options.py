@@ -142,7 +142,6 @@ def config(
     return Config(
         listener=listener,
         directories=directories,
-        report_shadowed=bool(own),
         engine=options["engine"],
         limits=Limits(
             activation_timeout=options["activation_timeout"] or _start_timeout(found),

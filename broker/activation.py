@@ -25,6 +25,7 @@ from broker.deadline import Deadline
 from broker.errors import Broken, NotCaptured, Outcome, ServiceUnknown, SpawnFileInvalid
 from broker.process import clock, procfs
 from broker.process.capture import Capture
+from broker.process.peer import NOBODY, Peer
 from broker.process.spawn import Program, SpawnRefusedError
 from broker.units import Units
 
@@ -125,6 +126,9 @@ class Activator:
         """A process was reaped."""
         unit = self.units.get(process.service)
         if unit is not None:
+            if process.pid == unit.owner.pid:
+                # A child of it may go on with its connection.
+                unit.owner = NOBODY
             current = process.activation == unit.activation
             self.handle(unit, ev.ProcessExited(process.pid, process.started, process.exit, current))
 
@@ -156,6 +160,7 @@ class Activator:
             kind = OwnerKind.OWN
         else:
             kind = OwnerKind.FOREIGN if service is None else OwnerKind.OTHER
+        unit.owner = Peer.seen(pid or 0)
         current = kind is OwnerKind.OWN and activation == unit.activation
         self.handle(unit, ev.NameAcquired(owner, pid or 0, kind, started, current))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from broker.contract import (
     ANSWERS,
     DETAILS,
+    LATER,
     MANAGER,
     MORE_DETAILS,
     NAMING,
@@ -123,6 +124,7 @@ class _Check:
     def properties(self, interface: str, found: Mapping[str, Any], *, whole: bool = True) -> None:
         """Properties of an interface: all that are promised, or those that are there."""
         self.types(TYPES.get(interface, {}), found, whole=whole)
+        self.types(LATER.get(interface, {}), found, whole=False)
 
     def types(
         self, promised: Mapping[str, str], found: Mapping[str, Any], *, whole: bool = True

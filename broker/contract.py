@@ -94,6 +94,11 @@ TYPES: Final = {
         "UserUSec SystemUSec MaxRSSBytes",
     },
 }
+# Those that a broker of an older version does not have.
+LATER: Final = {
+    SERVICE: {"u": "OwnerPID", "as": "OwnerCommand Shadowed"},
+    PROCESS: {"t": "Activation"},
+}
 STATES: Final = ("inactive", "activating", "active", "deactivating", "failed")
 # The values of those that have few. Others are words that people read: there may be more.
 VALUES: Final = {

@@ -25,12 +25,15 @@ from broker.errors import Disconnected, NoBroker, NoReply, RemoteError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
     from typing import Any, Final, Self
 
     from broker.bus.wire import Received
     from broker.snapshot import Snapshot
 
+# Questions that are under way at once: a quarter of what one client may have there.
+_AT_ONCE: Final = 256
 # For a broker whose connection has ended to be back, in seconds; it has the rest of the
 # session to look after meanwhile.
 RETURN: Final = 10.0
@@ -145,6 +148,28 @@ class Remote:
         """One property of an interface of an object; raises as ``call``."""
         return self._ask(path, PROPERTIES, "Get", "ss", interface, name)[0]
 
+    def get_each(self, paths: Sequence[str], interface: str, name: str) -> list[Any]:
+        """One property of each of several objects, in little more time than of one.
+
+        Returns:
+            the values; None where the object has gone, or has no such property.
+
+        Raises: as ``call``, but for what one object alone is the reason of.
+        """
+        found: list[Any] = []
+        for first in range(0, len(paths), _AT_ONCE):
+            some = paths[first : first + _AT_ONCE]
+            arguments = ("ss", interface, name)
+            serials = [self._send(each, PROPERTIES, "Get", *arguments) for each in some]
+            for path, serial in zip(some, serials, strict=True):
+                try:
+                    found.append(self._await(serial, (interface, name))[0])
+                except NoBroker:
+                    found.append(self.get(path, interface, name))
+                except RemoteError:
+                    found.append(None)
+        return found
+
     def get_all(self, path: str, interface: str) -> dict[str, Any]:
         """Every property of an interface of an object; raises as ``call``."""
         values: dict[str, Any] = self._ask(path, PROPERTIES, "GetAll", "s", interface)[0]
@@ -173,15 +198,18 @@ class Remote:
         while True:
             serial = self._send(path, interface, member, signature, *arguments)
             try:
-                if not self._arrives(serial, _earliest(self.deadline, _after(self.patience))):
-                    raise self._late(serial, self.patience)
-                return self._take(serial, arguments if interface == PROPERTIES else ())
+                return self._await(serial, arguments if interface == PROPERTIES else ())
             except NoBroker:
                 # What changes something may have been done: it is not done twice.
                 if not self._met or not member.startswith(("Get", "List")):
                     raise
                 until = until or time.monotonic() + RETURN
                 self._await_return(until)
+
+    def _await(self, serial: int, properties: tuple[str, ...]) -> list[Any]:
+        if not self._arrives(serial, _earliest(self.deadline, _after(self.patience))):
+            raise self._late(serial, self.patience)
+        return self._take(serial, properties)
 
     def _send(
         self, path: str, interface: str, member: str, signature: str = "", *arguments: Any

@@ -11,6 +11,7 @@ from broker.core.service import Service
 from broker.core.start_limit import StartLimit
 from broker.core.state import State
 from broker.errors import ServiceUnknown
+from broker.process.peer import NOBODY, Peer
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,6 +27,7 @@ class Unit:
 
     Attributes:
         activation: the supervisor's serial of the newest activation.
+        owner: the process that took the name last; it counts while the name is owned.
         invocation_id: of the newest activation, 16 random bytes; empty before the first.
         log: what it has written; None if that is not captured.
         listed: False once the descriptor has gone; then it lasts until it is at rest.
@@ -35,6 +37,7 @@ class Unit:
     descriptor: Descriptor
     service: Service
     activation: int = 0
+    owner: Peer = NOBODY
     invocation_id: bytes = b""
     listed: bool = True
     refused_at: int = 0

@@ -22,6 +22,7 @@ class ServiceObject(Interface):
 
     __slots__ = ("_callers", "_control", "_name")
     spec: ClassVar[InterfaceSpec] = paths.SERVICE
+    private: ClassVar[frozenset[str]] = frozenset({"OwnerCommand"})
 
     def __init__(self, name: str, control: Control, callers: Callers) -> None:
         # Not its unit: the name may leave the catalog while a call waits, and come back.
@@ -60,6 +61,9 @@ _PROPERTIES: Final[dict[str, Callable[[Unit], Any]]] = {
     "SubState": lambda unit: unit.service.state.value[1],
     "Result": lambda unit: str(unit.service.result),
     "Owner": lambda unit: unit.service.owner,
+    "OwnerPID": lambda unit: unit.owner.pid if unit.service.owner else 0,
+    "OwnerCommand": lambda unit: list(unit.owner.command()) if unit.service.owner else [],
+    "Shadowed": lambda unit: list(bounded_words(unit.descriptor.shadowed)),
     "MainPID": lambda unit: unit.service.main.pid,
     "ExecMainPID": lambda unit: unit.service.main.last_pid,
     "ExecMainCode": lambda unit: unit.service.main.exit.code,

@@ -17,7 +17,9 @@ from broker.cli import listing, query
 def command(
     where: str | None, *, activatable: bool, running: bool, failed: bool, **options: Any
 ) -> None:
-    """List the services of a bus: state, main process, how many processes, last result.
+    """List the services of a bus: state, process, how many processes, last result.
+
+    The process is the one that owns the name, whoever started it, else the main one.
 
     \b
     Example:

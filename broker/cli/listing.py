@@ -7,6 +7,7 @@ import sys
 
 from broker.bus import address
 from broker.cli import PATIENCE, output, words
+from broker.contract import SERVICE
 from broker.remote import Remote
 
 TYPE_CHECKING = False
@@ -55,8 +56,16 @@ def select(where: str | None, flags: Collection[str]) -> list[dict[str, Any]]:
     bus = where if where is not None else address.default(os.environ)
     with Remote.connect(bus, PATIENCE) as remote:
         (rows,) = remote.ask("ListServiceStates")
-    services = [dict(zip(KEYS, row, strict=True)) for row in rows]
-    return [each for each in services if not flags or any(_is(each, flag) for flag in flags)]
+        services = [dict(zip(KEYS, row, strict=True)) for row in rows]
+        if flags:
+            services = [each for each in services if any(_is(each, flag) for flag in flags)]
+        active = [each for each in services if each["ActiveState"] == "active"]
+        owners = remote.get_each([each["Object"] for each in active], SERVICE, "OwnerPID")
+    for each in services:
+        each["OwnerPID"] = 0
+    for each, pid in zip(active, owners, strict=True):
+        each["OwnerPID"] = pid or 0
+    return services
 
 
 def write(services: Sequence[dict[str, Any]], *, legend: bool, footer: bool) -> None:
@@ -87,7 +96,7 @@ def _row(service: dict[str, Any]) -> tuple[str, ...]:
     return (
         service["Name"],
         service["ActiveState"],
-        str(service["MainPID"] or "-"),
+        str(service["OwnerPID"] or service["MainPID"] or "-"),
         str(service["NProcesses"] or "-"),
         "-" if result == "success" else result,
         words.ago(service["StateChangeTimestamp"]),

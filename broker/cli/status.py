@@ -34,8 +34,9 @@ _BULLETS: Final = {
 def command(targets: tuple[str, ...], where: str | None, **options: Any) -> None:
     """Show how services are: state, processes, last exit, activation, last lines of output.
 
-    A PID stands for the service that it belongs to. Without any, the bus as a whole
-    is shown. The exit status is 0 if all are active, 3 if one is not, 4 if one is unknown.
+    A PID stands for the service that it belongs to, else for the names that it owns.
+    Without any, the bus as a whole is shown. The exit status is 0 if all are
+    active, 3 if one is not, 4 if one is unknown.
 
     \b
     Example:
@@ -50,7 +51,7 @@ def command(targets: tuple[str, ...], where: str | None, **options: Any) -> None
         found = []
         for target in targets:
             try:
-                found.append(_path(remote, target))
+                found += _paths(remote, target)
             except RemoteError as e:
                 if not query.is_unknown(e):
                     raise
@@ -78,16 +79,25 @@ def command(targets: tuple[str, ...], where: str | None, **options: Any) -> None
     sys.exit(status)
 
 
-def _path(remote: Remote, target: str) -> str:
+def _paths(remote: Remote, target: str) -> list[str]:
     if target.isascii() and target.isdecimal():
         if int(target[:20]) > _LARGEST_PID:
             # More than the call can carry.
             name = NoSuchProcess.dbus_name
             raise RemoteError(name, f"process {target} belongs to no service of this bus")
-        (path,) = remote.ask("GetServiceByPID", "u", int(target))
-    else:
-        (path,) = remote.ask("GetService", "s", target)
-    return str(path)
+        try:
+            return list(remote.ask("GetServiceByPID", "u", int(target)))
+        except RemoteError as e:
+            # Not of a service, but perhaps of the bus: then by the names that it owns.
+            if query.is_unknown(e) and (owned := _owned_by(remote, int(target))):
+                return owned
+            raise
+    return list(remote.ask("GetService", "s", target))
+
+
+def _owned_by(remote: Remote, pid: int) -> list[str]:
+    services = remote.snapshot().services
+    return [path for path, each in services.items() if pid and each.get("OwnerPID") == pid]
 
 
 def _json(service: dict[str, Any], snapshot: Snapshot, log: list[dict[str, Any]]) -> dict[str, Any]:
@@ -124,6 +134,8 @@ def _lines(service: dict[str, Any], snapshot: Snapshot) -> Iterator[str]:
 
 def _facts(service: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Loaded", printable(service["DescriptorPath"])
+    for path in service.get("Shadowed", ()):
+        yield "Shadowed", printable(path)
     yield "Active", _active(service)
     if service["ExecMainPID"]:
         command = printable(" ".join(service["ExecStart"]))
@@ -133,13 +145,20 @@ def _facts(service: dict[str, Any]) -> Iterator[tuple[str, str]]:
             how = exits.exit_words(service["ExecMainCode"], service["ExecMainStatus"])
             yield "Process", f"{service['ExecMainPID']} {command} ({how})"
     if service["Owner"]:
-        yield "Owner", service["Owner"]
+        yield "Owner", _owner(service)
     if service["NActivations"]:
         yield "Activation", _activation(service)
     if service["CPUUsageNSec"]:
         yield "CPU", words.span(service["CPUUsageNSec"] // 1000)
     if service["MemoryPeak"]:
         yield "Memory", f"{words.size(service['MemoryPeak'])} (peak)"
+
+
+def _owner(service: dict[str, Any]) -> str:
+    text = str(service["Owner"])
+    if pid := service.get("OwnerPID"):
+        text += f", {pid} {printable(' '.join(service.get('OwnerCommand', ())))}"
+    return text.rstrip()
 
 
 def _active(service: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@
  *   -w  wait for FILE (a FIFO) to be opened and closed before the above
  *
  * Methods of org.activation.Test, on any path:
- *   Echo(s) -> s, Exit(i), Raise(i), Release(), Environment() -> as,
+ *   Echo(s) -> s, Exit(i), Raise(i), Release(), Take(s), Environment() -> as,
  *   Run(s) -> i (a command of the shell, until its end)
  */
 #define _GNU_SOURCE
@@ -230,6 +230,9 @@ static void serve(DBusConnection *bus, const char *name)
                     add_environment(reply);
                 } else if (!strcmp(member, "Release")) {
                     dbus_bus_release_name(bus, name, NULL);
+                } else if (!strcmp(member, "Take")) {
+                    dbus_message_get_args(call, NULL, DBUS_TYPE_STRING, &text, DBUS_TYPE_INVALID);
+                    dbus_bus_request_name(bus, text, 0, NULL);
                 } else if (!strcmp(member, "Run")) {
                     dbus_message_get_args(call, NULL, DBUS_TYPE_STRING, &text, DBUS_TYPE_INVALID);
                     number = system(text);

@@ -125,6 +125,7 @@ async def test_the_contract_is_in_the_xml() -> None:
         "StartLimitBurst u const",
         "Service": "Name s const DescriptorPath s const User s const ExecStart as const "
         "ActiveState s true SubState s true Result s true Owner s true MainPID u true "
+        "OwnerPID u true OwnerCommand as false Shadowed as const "
         "PIDs au false ExecMainPID u true ExecMainCode i true ExecMainStatus i true "
         "ExecMainStartTimestamp t true ExecMainStartTimestampMonotonic t true "
         "ExecMainExitTimestamp t true ExecMainExitTimestampMonotonic t true "
@@ -132,7 +133,7 @@ async def test_the_contract_is_in_the_xml() -> None:
         "NActivations u true NFailures u true ActivationUSec t true CPUUsageNSec t false "
         "MemoryPeak t false",
         "Process": "PID u const PPID u const ServiceName s const Origin s const "
-        "Attribution s const Service o const State s true Command as false "
+        "Attribution s const Activation t const Service o const State s true Command as false "
         "StartTimestamp t const StartTimestampMonotonic t const ExitTimestamp t true "
         "ExitTimestampMonotonic t true ExitCode i true ExitStatus i true UserUSec t true "
         "SystemUSec t true MaxRSSBytes t true",

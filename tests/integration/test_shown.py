@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import signal
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from broker.process import procfs
 from tests.integration.buses import TEST
 
 if TYPE_CHECKING:
-    from tests.integration.buses import Place
+    import subprocess
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from broker.client import Signal
+
+    from tests.integration.buses import Bus, Place
 
 pytestmark = pytest.mark.asyncio
 
 NAME: Final = f"{TEST}.One"
+OTHER: Final = f"{TEST}.Other"
+
+
+async def verb(bus: Bus, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Run the command on a bus, to its end."""
+    user = bus.place.user
+    command: list[str | Path] = [user.command, *argv, f"--address={bus.address}"]
+    return await asyncio.to_thread(user.run, command, env=bus.place.environ())
+
+
+async def facts(bus: Bus, target: str) -> dict[str, str]:
+    """What ``status`` says of a service."""
+    done = await verb(bus, "status", target)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    return {"Name": lines[0][2:]} | dict(each.split(": ", 1) for each in lines if ": " in each)
 
 
 @pytest.mark.parametrize(("user", "engine"), [("self", "dbus-broker")], indirect=True)
@@ -36,7 +62,76 @@ async def test_no_orphan_seems_older_than_its_service(place: Place) -> None:
             if each[f"StartTimestamp{clock}"] < begun[each["ServiceName"]][f"StartTimestamp{clock}"]
         ]
         assert early == []
-        command = [place.user.command, "ps", "--exited", "--no-legend", f"--address={bus.address}"]
-        shown = place.user.run(command).stdout.splitlines()
+        shown = (await verb(bus, "ps", "--exited", "--no-legend")).stdout.splitlines()
         flat = [line for line in shown if "(adopted)" in line and "\u2500 " not in line]
         assert flat == []
+
+
+@pytest.mark.parametrize("user", ["self"], indirect=True)
+async def test_the_owner_is_named_whoever_started_it(place: Place) -> None:
+    """Ourselves, who are not the broker's; then a process of the service; then one of another."""
+    for name in (NAME, OTHER):
+        place.add(name)
+    async with place.serve() as bus:
+        assert await bus.get(NAME, "OwnerPID", "OwnerCommand") == (0, [])
+        pid, command = os.getpid(), list(procfs.arguments(os.getpid()))
+        await bus.client.bus.call_bus("RequestName", "su", [NAME, 0])
+        await bus.state(NAME, "external")
+        assert await bus.get(NAME, "OwnerPID", "OwnerCommand", "MainPID") == (pid, command, 0)
+        rows = (await verb(bus, "list", "--no-legend", "--running")).stdout.splitlines()
+        assert [row.split()[:4] for row in rows] == [[NAME, "active", str(pid), "-"]]
+        (listed,) = json.loads((await verb(bus, "list", "--running", "--json=short")).stdout)
+        assert (listed["MainPID"], listed["OwnerPID"]) == (0, pid)
+        for target in (NAME, str(pid)):
+            found = await facts(bus, target)
+            assert found["Name"] == NAME
+            unique, _, rest = found["Owner"].partition(", ")
+            assert (unique, rest) == (bus.client.bus.unique_name, f"{pid} {' '.join(command)}")
+        await bus.client.bus.call_bus("ReleaseName", "s", [NAME])
+        await bus.state(NAME, "dead")
+        assert await bus.get(NAME, "OwnerPID", "OwnerCommand") == (0, [])
+        assert (await verb(bus, "status", str(pid))).returncode == 4
+        await bus.echo(OTHER)
+        main = await bus.get(OTHER, "MainPID")
+        owned = (main, [str(place.service), OTHER])
+        assert await bus.get(OTHER, "OwnerPID", "OwnerCommand") == owned
+        # One program for several names, of which another was asked for first.
+        await bus.call(OTHER, "Take", "s", NAME)
+        await bus.state(NAME, "running")
+        assert await bus.get(NAME, "OwnerPID", "OwnerCommand") == owned
+        changed = [
+            each.body[1]["OwnerPID"]
+            async for each in told(bus, await bus.path_of(NAME), main)
+            if "OwnerPID" in each.body[1]
+        ]
+        assert changed == [pid, 0, main]
+
+
+async def told(bus: Bus, path: str, last: int) -> AsyncIterator[Signal]:
+    """The changes of an object, up to that of its owner to the last one."""
+    async for each in bus.signals():
+        if (each.path, each.member) == (path, "PropertiesChanged"):
+            yield each
+            if each.body[1].get("OwnerPID") == last:
+                return
+
+
+@pytest.mark.parametrize("user", ["self"], indirect=True)
+async def test_two_providers_of_a_name_are_shown_and_not_complained_of(place: Place) -> None:
+    place.add(NAME)
+    loser = place.services / f"{NAME}.service.again.service"
+    loser.write_text(f"[D-BUS Service]\nName={NAME}\nExec=/bin/false\n")
+    async with place.serve() as bus:
+        await bus.echo(NAME)
+        assert await bus.get(NAME, "Shadowed") == [str(loser)]
+        found = await facts(bus, NAME)
+        assert found["Loaded"] == str(place.services / f"{NAME}.service")
+        assert found["Shadowed"] == str(loser)
+        verified = place.user.run([place.user.command, "verify", str(place.services)])
+        assert f"provides {NAME} already" in verified.stdout
+        loser.unlink()
+        await bus.client.call("Reload")
+        assert await bus.get(NAME, "Shadowed") == []
+        assert "Shadowed" not in await facts(bus, NAME)
+        bus.kill(signal.SIGTERM)
+        assert await bus.ended() == ""

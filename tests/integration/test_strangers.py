@@ -10,7 +10,7 @@ import pytest
 from broker.api import paths
 from broker.bus.objects import OBJECT_MANAGER, PROPERTIES
 from broker.errors import FDO, Disconnected, RemoteError
-from tests.aio_client import BUS_NAME, MANAGER, PROCESS, ROOT, Client, plain
+from tests.aio_client import BUS_NAME, MANAGER, PROCESS, ROOT, SERVICE, Client, plain
 from tests.integration.strangers import STRANGERS, connect, open_to_all
 from tests.integration.worlds import wrap
 
@@ -130,7 +130,7 @@ def keep_secrets(place: Place) -> None:
     said = f"#!/bin/sh\necho the password is {SECRET} >&2\n"
     # An orphan's, since the command line of a descriptor is in a file that all may read.
     orphan = f"(sh -c 'sleep 1000; :' {SECRET} &)\n"
-    talks = place.write("talks", f'{said}{orphan}exec {place.service} "$@"\n')
+    talks = place.write("talks", f'{said}{orphan}exec {place.service} "$@" {SECRET}\n')
     fails = place.write("fails", f"{said}exit 3\n")
     place.add(NAME, f"{talks} {NAME}")
     place.add(FAILS, str(fails))
@@ -162,10 +162,16 @@ async def test_a_stranger_is_told_no_secret(place: Place) -> None:
         told.append(plain(managed))
         told.append(await stranger.call(BUS_NAME, ROOT, PROPERTIES.name, "GetAll", "s", [MANAGER]))
         (orphan, *_) = secret
+        service = await bus.path_of(NAME)
+        assert SECRET in await bus.get(NAME, "OwnerCommand")
         assert f"PASSWORD={SECRET}" in await bus.client.get(ROOT, MANAGER, "Environment")
         ((line,), _) = await bus.client.call("GetLog", "stu", FAILS, 0, 0)
         assert SECRET in line[-1]
-        for path, interface, name in ((ROOT, MANAGER, "Environment"), (orphan, PROCESS, "Command")):
+        for path, interface, name in (
+            (ROOT, MANAGER, "Environment"),
+            (orphan, PROCESS, "Command"),
+            (service, SERVICE, "OwnerCommand"),
+        ):
             with pytest.raises(RemoteError) as caught:
                 await client.get(path, interface, name)
             assert caught.value.name == f"{FDO}AccessDenied"

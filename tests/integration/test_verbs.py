@@ -49,6 +49,7 @@ LIST_SCHEMA: Final = {
         MainPID=COUNT,
         NProcesses=COUNT,
         StateChangeTimestamp=COUNT,
+        OwnerPID=COUNT,
     )
     | {"additionalProperties": False},
 }

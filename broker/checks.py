@@ -169,6 +169,11 @@ def _fits(kind: str, value: Any) -> bool:
         return isinstance(value, bytes)
     if kind[0] == "a":
         return isinstance(value, list) and all(_fits(kind[1:], each) for each in value)
+    if kind[0] == "(":
+        # Of basic types alone: of each a letter.
+        members = kind[1:-1]
+        fitting = isinstance(value, list) and len(value) == len(members)
+        return fitting and all(map(_fits, members, value))
     if kind == "b":
         return isinstance(value, bool)
     number = isinstance(value, int) and not isinstance(value, bool)

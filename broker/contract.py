@@ -96,7 +96,11 @@ TYPES: Final = {
 }
 # Those that a broker of an older version does not have.
 LATER: Final = {
-    SERVICE: {"u": "OwnerPID", "as": "OwnerCommand Shadowed"},
+    SERVICE: {
+        "u": "OwnerPID",
+        "as": "OwnerCommand Shadowed",
+        "a(uutttttttts)": "Activations",
+    },
     PROCESS: {"t": "Activation"},
 }
 STATES: Final = ("inactive", "activating", "active", "deactivating", "failed")

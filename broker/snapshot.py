@@ -10,6 +10,30 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+class Activation(NamedTuple):
+    """One of a service's activations, as its property Activations has it.
+
+    Times are in microseconds of CLOCK_REALTIME and of CLOCK_MONOTONIC; 0 is never.
+    """
+
+    number: int
+    pid: int
+    requested_at: int
+    requested: int
+    started_at: int
+    started: int
+    owned_at: int
+    owned: int
+    ended_at: int
+    ended: int
+    result: str
+
+
+def activations(service: Mapping[str, Any]) -> list[Activation]:
+    """Those of a service that are remembered, oldest first; none of an older broker's."""
+    return [Activation(*row) for row in service.get("Activations", ())]
+
+
 class Snapshot(NamedTuple):
     """Properties by object path; values are plain Python ones, not variants."""
 

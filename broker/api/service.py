@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from broker.api.control import Callers, Control
     from broker.bus.interface import InterfaceSpec
+    from broker.core.history import Activation
     from broker.units import Unit
 
 
@@ -86,7 +87,14 @@ _PROPERTIES: Final[dict[str, Callable[[Unit], Any]]] = {
     "NActivations": lambda unit: unit.service.activations,
     "NFailures": lambda unit: unit.service.failures,
     "ActivationUSec": lambda unit: unit.service.activation_usec,
+    "Activations": lambda unit: list(map(_row, unit.service.history)),
 }
+
+
+def _row(activation: Activation) -> list[Any]:
+    moments = (activation.requested, activation.started, activation.owned, activation.ended)
+    times = [usec for at in moments for usec in (at.realtime, at.monotonic)]
+    return [activation.number, activation.pid, *times, str(activation.result)]
 
 
 def _pids(control: Control, name: str) -> list[int]:

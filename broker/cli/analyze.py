@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from broker.cli import output, query, tree, words
 from broker.core.printable import printable
+from broker.snapshot import activations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,10 +22,13 @@ def command() -> None:
     """How long activations took, as a list, a timeline or a graph."""
 
 
-@command.command("blame", short_help="The services by the time that they took.")
+@command.command("blame", short_help="The activations by the time that they took.")
 @query.query_options
 def blame(where: str | None, **options: Any) -> None:
-    """The services by the time that their last activation took, the slowest first.
+    """The activations by the time that they took, the slowest first.
+
+    A service that was started several times has a line for each, up to the newest 16.
+    What was taken by a process that was not activated took no time, and is not listed.
 
     \b
     Example:
@@ -36,25 +41,23 @@ def blame(where: str | None, **options: Any) -> None:
         query.print_json(found, mode)
         return
     columns = output.width()
+    times = Counter(each["Name"] for each in found)
     for each in found:
+        which = f"  #{each['Activation']}" if times[each["Name"]] > 1 else ""
         how = "" if each["Result"] == "success" else f"  failed ({each['Result']})"
         colour = "red" if how else ""
-        line = output.clip(f"{words.span(each['USec']):>10} {each['Name']}{how}", columns)
+        line = output.clip(f"{words.span(each['USec']):>10} {each['Name']}{which}{how}", columns)
         print(output.paint(line, colour))
 
 
 def _taken(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     for service in snapshot.services.values():
-        requested = service["InactiveExitTimestampMonotonic"]
-        if not requested:
-            continue
-        owned = service["ActiveEnterTimestampMonotonic"]
-        ended = service["InactiveEnterTimestampMonotonic"]
-        about = {"Name": service["Name"]}
-        if owned >= requested:
-            yield about | {"USec": owned - requested, "Result": "success"}
-        elif ended >= requested:
-            yield about | {"USec": ended - requested, "Result": service["Result"]}
+        for each in activations(service):
+            about = {"Name": service["Name"], "Activation": each.number}
+            if each.owned:
+                yield about | {"USec": each.owned - each.requested, "Result": "success"}
+            elif each.result != "success":  # else it is under way, or was stopped
+                yield about | {"USec": each.ended - each.requested, "Result": each.result}
 
 
 @command.command("plot", short_help="A timeline of services and processes, as SVG.")

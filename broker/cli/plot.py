@@ -10,11 +10,12 @@ from xml.sax.saxutils import escape, quoteattr
 
 from broker.cli import exits, words
 from broker.core.printable import printable
+from broker.snapshot import activations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from broker.snapshot import Snapshot
+    from broker.snapshot import Activation, Snapshot
 
 # In pixels.
 CHART: Final = 1000  # the whole time
@@ -53,7 +54,7 @@ _LEGEND_WORDS: Final = (
     ("waiting", "requested"),
     ("activating", "started, no name yet"),
     ("active", "owns its name"),
-    ("external", "owned by somebody else"),
+    ("external", "owned by a process that was not activated"),
     ("failed", "activation failed"),
     ("process", "process"),
     ("adopted", "adopted process"),
@@ -62,22 +63,28 @@ _LEGEND_WORDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Bar:
-    """From ``start`` to ``end`` on the monotonic clock, in microseconds."""
+    """From ``start`` to ``end`` on the monotonic clock, in microseconds; ``bad`` marks its end."""
 
     start: int
     end: int
     kind: str
+    bad: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A line of the picture; ``bad`` marks its end."""
+    """A line of the picture; ``bad`` is how it ended last."""
 
     label: str
     bars: Sequence[_Bar]
     note: str
     height: int
     bad: bool
+
+    @property
+    def start(self) -> int:
+        """Of the first bar."""
+        return self.bars[0].start
 
 
 def svg(snapshot: Snapshot, title: str) -> Iterator[str]:
@@ -119,46 +126,68 @@ def svg(snapshot: Snapshot, title: str) -> Iterator[str]:
 
 
 def _rows(snapshot: Snapshot, now: int) -> Iterator[_Row]:
-    services = [
-        each for each in snapshot.services.values() if each["InactiveExitTimestampMonotonic"]
-    ]
-    services.sort(key=lambda each: each["InactiveExitTimestampMonotonic"])
-    for service in services:
-        yield _service_row(service, now)
+    for service, row in sorted(_service_rows(snapshot, now), key=lambda pair: pair[1].start):
+        yield row
         records = [
             each
             for each in snapshot.processes.values()
             if each["ServiceName"] == service["Name"]
-            # Of an earlier activation, which the service's own row does not show.
-            and (each["ExitTimestampMonotonic"] or now) >= service["InactiveExitTimestampMonotonic"]
+            # Of an activation that is not remembered, as the service's own row shows none.
+            and (each["ExitTimestampMonotonic"] or now) >= row.start
         ]
         records.sort(key=lambda each: each["StartTimestampMonotonic"])
         for each in records:
             yield _process_row(each, now)
 
 
-def _service_row(service: dict[str, Any], now: int) -> _Row:
-    requested = service["InactiveExitTimestampMonotonic"]
-    started = service["ExecMainStartTimestampMonotonic"]
-    owned = service["ActiveEnterTimestampMonotonic"]
-    ended = service["InactiveEnterTimestampMonotonic"]
-    over = ended >= requested
-    end = ended if over else now
-    named = owned >= requested
-    begun = min(max(started, requested), owned if named else end)
-    bars = [_Bar(requested, begun, "waiting")]
-    if named:
-        external = service["SubState"] == "external"
-        bars.append(_Bar(begun, owned, "activating"))
-        bars.append(_Bar(owned, end, "external" if external else "active"))
-        note = words.span(owned - requested)
+def _service_rows(snapshot: Snapshot, now: int) -> Iterator[tuple[dict[str, Any], _Row]]:
+    for service in snapshot.services.values():
+        known = activations(service)
+        bars = [bar for each in known for bar in _bars(each, now)]
+        notes = [_note(each) for each in known[-1:]]
+        if (foreign := _foreign(service, known, now)) is not None:
+            bars.append(foreign)
+            notes = [""]
+        if len(known) > 1:
+            notes.append(f"{len(known)} activations")
+        if bars:
+            bad = bars[-1].bad
+            note = "; ".join(filter(None, notes))
+            yield service, _Row(service["Name"], bars, note, _SERVICE, bad=bad)
+
+
+def _bars(activation: Activation, now: int) -> Iterator[_Bar]:
+    requested, owned, end = activation.requested, activation.owned, activation.ended or now
+    begun = min(max(activation.started, requested), owned or end)
+    failed = activation.result != "success"
+    yield _Bar(requested, begun, "waiting")
+    if owned:
+        yield _Bar(begun, owned, "activating")
+        yield _Bar(owned, end, "active", bad=failed)
     else:
-        bars.append(_Bar(begun, end, "failed" if over else "activating"))
-        note = f"failed after {words.span(end - requested)}" if over else "activating"
-    failed = service["Result"] != "success"
-    if failed:
-        note += f", {printable(service['Result'])}"
-    return _Row(service["Name"], bars, note, _SERVICE, bad=failed)
+        yield _Bar(begun, end, "failed" if failed else "activating", bad=failed)
+
+
+def _note(activation: Activation) -> str:
+    owned, ended = (each - activation.requested for each in (activation.owned, activation.ended))
+    if activation.owned:
+        text = words.span(owned)
+    elif not activation.ended:
+        text = "activating"
+    else:
+        failed = activation.result != "success"
+        text = f"{'failed' if failed else 'stopped'} after {words.span(ended)}"
+    result = printable(activation.result)
+    return text if result == "success" else f"{text}, {result}"
+
+
+def _foreign(service: dict[str, Any], known: Sequence[Activation], now: int) -> _Bar | None:
+    """The time for which the name was last owned, if that was none of an activation's."""
+    if any(not each.ended for each in known):
+        return None
+    begin = max([service["ActiveEnterTimestampMonotonic"], *(each.ended for each in known)])
+    end = now if service["ActiveState"] == "active" else service["ActiveExitTimestampMonotonic"]
+    return _Bar(begin, end, "external") if 0 < begin < end else None
 
 
 def _process_row(process: dict[str, Any], now: int) -> _Row:
@@ -171,12 +200,13 @@ def _process_row(process: dict[str, Any], now: int) -> _Row:
     if len(command) > _LONGEST_COMMAND:
         command = command[: _LONGEST_COMMAND - 1] + "…"
     note = command if word in ("-", "0") else f"{command}  ended: {word}"
+    bad = word not in ("-", "0")
     return _Row(
         f"{process['PID']}{' (adopted)' if kind == 'adopted' else ''}",
-        [_Bar(process["StartTimestampMonotonic"], end, kind)],
+        [_Bar(process["StartTimestampMonotonic"], end, kind, bad)],
         note,
         _PROCESS,
-        bad=word not in ("-", "0"),
+        bad,
     )
 
 
@@ -237,9 +267,9 @@ def _draw(row: _Row, y: int, first: int, scale: float) -> Iterator[str]:
             f'height="{thick}"><title>{title}</title></rect>'
         )
         begin, edge = min(begin, x), max(edge, x + wide)
-    if row.bad:
-        at = f"{edge:.1f}"
-        yield f'  <line class="end" x1="{at}" y1="{top - 1}" x2="{at}" y2="{top + thick + 1}"/>'
+        if bar.bad:
+            at = f"{x + wide:.1f}"
+            yield f'  <line class="end" x1="{at}" y1="{top - 1}" x2="{at}" y2="{top + thick + 1}"/>'
     words_kind = "bad" if row.bad and is_service else "small"
     x, anchor = _place(row.note, words_kind, begin, edge)
     yield (

@@ -10,6 +10,7 @@ import click
 from broker.cli import complain_of, exits, logs, output, query, tree, words
 from broker.core.printable import printable
 from broker.errors import NoSuchProcess, RemoteError
+from broker.snapshot import activations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -172,13 +173,12 @@ def _active(service: dict[str, Any]) -> str:
 
 def _activation(service: dict[str, Any]) -> str:
     text = f"#{service['NActivations']}"
-    requested = service["InactiveExitTimestampMonotonic"]
-    owned = service["ActiveEnterTimestampMonotonic"]
-    ended = service["InactiveEnterTimestampMonotonic"]
-    if owned >= requested:
-        text += f", took {words.span(owned - requested)}"
-    elif ended >= requested:
-        text += f", failed after {words.span(ended - requested)}"
+    for last in activations(service)[-1:]:
+        if last.owned:
+            text += f", took {words.span(last.owned - last.requested)}"
+        elif last.ended:
+            how = "stopped" if last.result == "success" else "failed"
+            text += f", {how} after {words.span(last.ended - last.requested)}"
     if service["NFailures"]:
         text += f"; {service['NFailures']} failed"
     return text

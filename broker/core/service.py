@@ -50,6 +50,7 @@ from broker.core.clock import NEVER, Instant
 from broker.core.ends import End, Ends
 from broker.core.events import Effect, Event, OwnerKind, Timer
 from broker.core.exits import Exit, Result
+from broker.core.history import History
 from broker.core.main_process import MainProcess
 from broker.core.state import Changes, State
 from broker.core.waiting import Waiting
@@ -74,6 +75,7 @@ class Service:
             one if it is of this service. A failed activation names the process that
             decided it.
         changes: when the state last changed.
+        history: the newest activations.
         waiting: who waits for an activation.
         activation_usec: from the last successful request to the name, in microseconds.
     """
@@ -86,6 +88,7 @@ class Service:
         self.owner = ""
         self.main = MainProcess()
         self.changes = Changes()
+        self.history = History()
         self.activations = 0
         self.failures = 0
         self.activation_usec = 0
@@ -120,6 +123,7 @@ class Service:
         effects = TRANSITIONS[self.state, type(event)](self, event, now)
         self.waiting.asked += effects.count(ev.ConfirmOwner())
         self.changes.note(before, self.state, now)
+        self.history.note(self.state, self.result, now)
         return effects
 
     # -- requests --------------------------------------------------------------
@@ -153,9 +157,10 @@ class Service:
                 self.state = State.FAILED
             seconds = self._limit.interval / 1_000_000
             return self._refuse(reasons.refused(self.name, self._limit.burst, seconds))
+        self.activations += 1
+        self.history.begin(self.activations, self.result, now)
         self.state = State.START
         self.result = Result.SUCCESS
-        self.activations += 1
         self._requested = now
         self._claim = None
         self._emptied = True
@@ -165,6 +170,7 @@ class Service:
     def _spawned(self, event: ev.Spawned, _now: Instant) -> list[Effect]:
         self._emptied = self._all_gone = False
         self.main.become(event.pid, event.at)
+        self.history.spawned(event.pid, event.at)
         return [ev.ArmTimer(Timer.ACTIVATION)]
 
     def _spawn_refused(self, event: ev.SpawnRefused, now: Instant) -> list[Effect]:

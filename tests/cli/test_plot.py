@@ -18,17 +18,24 @@ SECOND: Final = 1_000_000
 BARS: Final = {"waiting", "activating", "active", "external", "failed", "process", "adopted"}
 
 
-def service(name: str, requested: int, **changes: Any) -> dict[str, Any]:
-    """One that is activating."""
+def service(name: str, *activations: list[Any], active: int = 0) -> dict[str, Any]:
+    """One with its activations; or owned by somebody else, since ``active``."""
     return {
         "Name": name,
-        "InactiveExitTimestampMonotonic": requested,
-        "ExecMainStartTimestampMonotonic": requested + 2000,
-        "ActiveEnterTimestampMonotonic": 0,
-        "InactiveEnterTimestampMonotonic": 0,
-        "SubState": "start",
-        "Result": "success",
-    } | changes
+        "ActiveState": "active" if active else "inactive",
+        "ActiveEnterTimestampMonotonic": active,
+        "ActiveExitTimestampMonotonic": 0,
+        "Activations": list(activations),
+    }
+
+
+def activation(
+    requested: int, owned: int = 0, ended: int = 0, result: str = "success"
+) -> list[Any]:
+    """A row of the property, one that is under way by default."""
+    started = requested + 2000
+    times = [usec for at in (requested, started, owned, ended) for usec in (1, at)]
+    return [1, 100, *times, result]
 
 
 def process(name: str, pid: int, start: int, **changes: Any) -> dict[str, Any]:
@@ -55,29 +62,29 @@ def snapshot(count: int) -> Snapshot:
         pid = 100 * number
         match number % 6:
             case 0:  # runs
-                services.append(service(name, at, ActiveEnterTimestampMonotonic=at + 80_000))
+                services.append(service(name, activation(at, at + 80_000)))
                 processes.append(process(name, pid, at))
             case 1:  # fails, in no time that could be seen
-                end = {"InactiveEnterTimestampMonotonic": at + 1}
-                services.append(service(name, at, Result="start-limit-hit", **end))
+                failed = activation(at, ended=at + 1, result="exit-code")
+                services.append(service(name, failed))
                 end = {"ExitTimestampMonotonic": at + 1, "ExitCode": 1, "ExitStatus": 3}
                 processes.append(process(name, pid, at, **end))
-            case 2:  # daemonizes
-                services.append(service(name, at, ActiveEnterTimestampMonotonic=at + 80_000))
+            case 2:  # daemonizes, a second time
+                first = activation(at, at + 40_000, at + 90_000)
+                services.append(service(name, first, activation(at + 100_000, at + 180_000)))
                 end = {"ExitTimestampMonotonic": at + 9, "ExitCode": 1}
                 processes.append(process(name, pid, at, **end))
                 processes.append(process(name, pid + 1, at, Origin="adopted"))
             case 3:  # somebody else's
-                end = {"ExecMainStartTimestampMonotonic": 0, "ActiveEnterTimestampMonotonic": at}
-                services.append(service(name, at, SubState="external", **end))
+                services.append(service(name, active=at))
                 late = begin + 3 * SECOND  # where the picture ends, but for some milliseconds
                 processes.append(process(name, pid, late, ExitTimestampMonotonic=late + 1))
             case 4:  # has failed just now, after many processes
-                end = {"InactiveEnterTimestampMonotonic": begin + 3 * SECOND}
-                services.append(service(name, at, Result="timeout", **end))
+                failed = activation(at, ended=begin + 3 * SECOND, result="timeout")
+                services.append(service(name, failed))
                 processes += [process(name, pid + each, at + each) for each in range(20)]
             case 5:
-                services.append(service(name, at))
+                services.append(service(name, activation(at)))
     return Snapshot(
         {f"/{number}": each for number, each in enumerate(services)},
         {f"/p{number}": each for number, each in enumerate(processes)},
@@ -137,3 +144,27 @@ def test_the_axis_is_at_both_ends() -> None:
     heights = {y for _, y, _ in texts(picture, "middle")}
     assert len(heights) == 2
     assert max(heights) > float(picture.get("height", "")) - plot.FOOT
+
+
+def test_every_activation_has_its_bars() -> None:
+    """Started three times, of which one failed; then it is somebody else's."""
+    at = time.monotonic_ns() // 1000 - 3 * SECOND
+    known = (
+        activation(at, at + 100_000, at + 400_000),
+        activation(at + 500_000, ended=at + 700_000, result="timeout"),
+        activation(at + 800_000, at + 900_000, at + SECOND, "signal"),
+    )
+    picture = drawn(Snapshot({"/": service("a.b", *known, active=at + 2 * SECOND)}, {}))
+    kinds = [
+        each.get("class", "")
+        for each in picture.iter(f"{SVG}rect")
+        if each.find(f"{SVG}title") is not None
+    ]
+    assert kinds == [
+        *("waiting", "activating", "active"),
+        *("waiting", "failed"),
+        *("waiting", "activating", "active"),
+        "external",
+    ]
+    assert len([each for each in picture.iter(f"{SVG}line") if each.get("class") == "end"]) == 2
+    assert "3 activations" in [each.text for each in picture.iter(f"{SVG}text")]

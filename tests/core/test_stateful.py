@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from broker.core import events as ev
+from broker.core.clock import NEVER
 from broker.core.events import OwnerKind, Timer
 from broker.core.exits import Exit, Result
 from broker.core.service import SIGTERM
@@ -205,6 +206,16 @@ class Life(World):
     def an_activation_is_spawned_once(self) -> None:
         """Never a second process, never none."""
         assert self.ledger.spawns == self.service.activations
+
+    @invariant()
+    def history_agrees_with_the_present(self) -> None:
+        """The newest activation is the last one, and none but it goes on."""
+        known = list(self.service.history)
+        assert [each.number for each in known][-1:] == [self.service.activations][: len(known)]
+        assert all(each.ended is not NEVER for each in known[:-1])
+        if known and known[-1].ended is NEVER:
+            assert self.service.state not in (State.DEAD, State.FAILED, State.EXTERNAL)
+            assert (known[-1].owned is NEVER) is (self.service.state is State.START)
 
     @invariant()
     def owner_is_what_the_bus_said_last(self) -> None:

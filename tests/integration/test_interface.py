@@ -131,6 +131,7 @@ async def test_the_contract_is_in_the_xml() -> None:
         "ExecMainExitTimestamp t true ExecMainExitTimestampMonotonic t true "
         "StateChangeTimestamp t true StateChangeTimestampMonotonic t true InvocationID ay true "
         "NActivations u true NFailures u true ActivationUSec t true CPUUsageNSec t false "
+        "Activations a(uutttttttts) false "
         "MemoryPeak t false",
         "Process": "PID u const PPID u const ServiceName s const Origin s const "
         "Attribution s const Activation t const Service o const State s true Command as false "

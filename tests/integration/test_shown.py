@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from broker.cli.words import span
 from broker.process import procfs
 from tests.integration.buses import TEST
 
@@ -135,3 +136,29 @@ async def test_two_providers_of_a_name_are_shown_and_not_complained_of(place: Pl
         assert "Shadowed" not in await facts(bus, NAME)
         bus.kill(signal.SIGTERM)
         assert await bus.ended() == ""
+
+
+@pytest.mark.parametrize("user", ["self"], indirect=True)
+async def test_plot_and_blame_know_every_activation(place: Place) -> None:
+    """And no owner that nobody has activated."""
+    place.add(NAME)
+    place.add(OTHER)
+    async with place.serve() as bus:
+        await bus.client.bus.call_bus("RequestName", "su", [OTHER, 0])
+        await bus.state(OTHER, "external")
+        for _ in range(3):
+            await bus.echo(NAME)
+            await bus.client.call("StopService", "s", NAME)
+        found = json.loads((await verb(bus, "analyze", "blame", "--json=short")).stdout)
+        assert {(each["Name"], each["Result"]) for each in found} == {(NAME, "success")}
+        assert sorted(each["Activation"] for each in found) == [1, 2, 3]
+        lines = (await verb(bus, "analyze", "blame")).stdout.splitlines()
+        assert sorted(line.split()[1:] for line in lines) == [[NAME, f"#{n}"] for n in (1, 2, 3)]
+        # It is the owner's time that the service's own timestamps tell from here on.
+        await bus.client.bus.call_bus("RequestName", "su", [NAME, 0])
+        await bus.state(NAME, "external")
+        (third,) = [each for each in found if each["Activation"] == 3]
+        assert (await facts(bus, NAME))["Activation"] == f"#3, took {span(third['USec'])}"
+        picture = (await verb(bus, "analyze", "plot")).stdout
+        chart = picture[: picture.rindex("</title></rect>")]
+        assert (chart.count('class="active"'), chart.count('class="external"')) == (3, 2)

@@ -84,7 +84,8 @@ STATUS_SCHEMA: Final = {
 }
 BLAME_SCHEMA: Final = {
     "type": "array",
-    "items": _object(Name=TEXT, USec=COUNT, Result=TEXT) | {"additionalProperties": False},
+    "items": _object(Name=TEXT, Activation=COUNT, USec=COUNT, Result=TEXT)
+    | {"additionalProperties": False},
 }
 EVENT_SCHEMA: Final = _object(
     Time=COUNT,

@@ -22,8 +22,13 @@ class Beginning:
     ticks: int
 
 
-# What is not of a start of ours may have begun at any time.
-ANY_TIME: Final = Beginning(NEVER, 0)
+# How often two clocks are read one after the other, and by how much they still may seem to
+# have moved, in microseconds: an interrupt.
+_LOOKS: Final = 3
+_NOISE: Final = 1000
+# What is not of a start of ours may have begun at any time; but not never, as 0 says, nor
+# before the monotonic clock did, as it seems after a suspend.
+ANY_TIME: Final = Beginning(Instant(1, 1), 0)
 
 
 def now() -> Instant:
@@ -47,13 +52,42 @@ def of_ticks(start_ticks: int, after: Beginning = ANY_TIME) -> Instant:
     Args:
         after: the start of ours that the process comes from.
     """
-    age = max(0, _boot_usec() - start_ticks * 1_000_000 // TICKS_PER_SECOND)
-    at = now()
-    found = Instant(at.realtime - age, at.monotonic - age)
-    if start_ticks < after.ticks:
-        return found
-    return Instant(max(found.realtime, after.at.realtime), max(found.monotonic, after.at.monotonic))
+    boot, at = _origin.find(), now()
+    since = start_ticks * 1_000_000 // TICKS_PER_SECOND
+    found = Instant(
+        min(boot.realtime + since, at.realtime), min(boot.monotonic + since, at.monotonic)
+    )
+    earliest = after.at if start_ticks >= after.ticks else ANY_TIME.at
+    return Instant(max(found.realtime, earliest.realtime), max(found.monotonic, earliest.monotonic))
+
+
+class _Origin:
+    """The moment of the boot on our clocks, from which ticks count.
+
+    It is the same each time, or what was forked in one tick would be put into an order by
+    how long we took to look: it moves with a clock that is set, and with a suspend.
+    """
+
+    def __init__(self) -> None:
+        self._known = NEVER
+
+    def find(self) -> Instant:
+        looks = [(_boot_usec(), now()) for _ in range(_LOOKS)]
+        # What came between the two clocks has only made the second later.
+        found = Instant(
+            min(at.realtime - boot for boot, at in looks),
+            min(at.monotonic - boot for boot, at in looks),
+        )
+        moved = max(
+            abs(found.realtime - self._known.realtime), abs(found.monotonic - self._known.monotonic)
+        )
+        if moved > _NOISE:
+            self._known = found
+        return self._known
 
 
 def _boot_usec() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+
+
+_origin: Final = _Origin()

@@ -77,3 +77,9 @@ def test_what_is_forked_in_a_starts_own_tick_is_not_older_than_it() -> None:
     own = procfs.stat(os.getpid())
     assert own is not None
     assert clock.of_ticks(own.start_ticks, beginning).monotonic < beginning.at.monotonic - 10_000
+
+
+def test_what_began_in_one_tick_began_at_one_moment() -> None:
+    """However long we take to look at our clocks."""
+    ticks = clock.beginning().ticks - 100
+    assert len({clock.of_ticks(ticks) for _ in range(1000)}) == 1

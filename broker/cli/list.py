@@ -26,8 +26,9 @@ def command(
       dbus-activator list --failed
     """
     flags = {"--activatable": activatable, "--running": running, "--failed": failed}
-    services = listing.select(where, [flag for flag, given in flags.items() if given])
     mode = query.json_mode(options)
+    chosen = [flag for flag, given in flags.items() if given]
+    services = listing.select(where, chosen, commands=mode != "off")
     if mode != "off":
         query.print_json(services, mode)
         return

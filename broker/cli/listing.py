@@ -47,8 +47,13 @@ def show(*, prog_name: str) -> None:
     write(services, legend=legend, footer=legend and not _QUIET.intersection(arguments))
 
 
-def select(where: str | None, flags: Collection[str]) -> list[dict[str, Any]]:
+def select(
+    where: str | None, flags: Collection[str], *, commands: bool = False
+) -> list[dict[str, Any]]:
     """The services that any of the flags is for, or all; of the bus at an address.
+
+    Args:
+        commands: with the owners' command lines, which no table has room for.
 
     Raises:
         Outcome: there is none to ask.
@@ -59,13 +64,20 @@ def select(where: str | None, flags: Collection[str]) -> list[dict[str, Any]]:
         services = [dict(zip(KEYS, row, strict=True)) for row in rows]
         if flags:
             services = [each for each in services if any(_is(each, flag) for flag in flags)]
-        active = [each for each in services if each["ActiveState"] == "active"]
-        owners = remote.get_each([each["Object"] for each in active], SERVICE, "OwnerPID")
-    for each in services:
-        each["OwnerPID"] = 0
-    for each, pid in zip(active, owners, strict=True):
-        each["OwnerPID"] = pid or 0
+        _add_owners(remote, services, "OwnerPID", 0)
+        if commands:
+            _add_owners(remote, services, "OwnerCommand", [])
     return services
+
+
+def _add_owners(remote: Remote, services: Sequence[dict[str, Any]], name: str, none: Any) -> None:
+    """A property of their owners; of who is not told of it, it is as of nobody."""
+    active = [each for each in services if each["ActiveState"] == "active"]
+    found = remote.get_each([each["Object"] for each in active], SERVICE, name)
+    for each in services:
+        each[name] = none
+    for each, value in zip(active, found, strict=True):
+        each[name] = value or none
 
 
 def write(services: Sequence[dict[str, Any]], *, legend: bool, footer: bool) -> None:

@@ -82,7 +82,7 @@ async def test_the_owner_is_named_whoever_started_it(place: Place) -> None:
         rows = (await verb(bus, "list", "--no-legend", "--running")).stdout.splitlines()
         assert [row.split()[:4] for row in rows] == [[NAME, "active", str(pid), "-"]]
         (listed,) = json.loads((await verb(bus, "list", "--running", "--json=short")).stdout)
-        assert (listed["MainPID"], listed["OwnerPID"]) == (0, pid)
+        assert (listed["MainPID"], listed["OwnerPID"], listed["OwnerCommand"]) == (0, pid, command)
         for target in (NAME, str(pid)):
             found = await facts(bus, target)
             assert found["Name"] == NAME

@@ -50,6 +50,7 @@ LIST_SCHEMA: Final = {
         NProcesses=COUNT,
         StateChangeTimestamp=COUNT,
         OwnerPID=COUNT,
+        OwnerCommand={"type": "array", "items": TEXT},
     )
     | {"additionalProperties": False},
 }

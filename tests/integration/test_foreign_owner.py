@@ -149,6 +149,19 @@ def test_values_that_cannot_be(dbus_daemon: str, answer: Broker) -> None:
 
 
 @pytest.mark.parametrize(
+    "value",
+    [("a(us)", [[1, "x"]]), ("a(uuttttttttu)", [[1] * 11]), ("as", ["x"])],
+    ids=["short", "result", "text"],
+)
+def test_activations_that_cannot_be(dbus_daemon: str, value: tuple[str, Any]) -> None:
+    reading = [["analyze", "blame"], ["analyze", "plot"], ["status", NAME], ["show", NAME]]
+    with Owner(dbus_daemon, Broker(Activations=value)):
+        found = refusals(run(dbus_daemon, reading))
+    for verb, line in found.items():
+        assert "its Activations is no a(uutttttttts)" in line, (verb, line)
+
+
+@pytest.mark.parametrize(
     "answer",
     [
         Broker(ESCAPE, 2**31 - 1, ExecMainCode=2, ExecMainStatus=200, ExitCode=3, ExitStatus=255),

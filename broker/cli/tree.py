@@ -11,7 +11,7 @@ from broker.core.printable import printable
 from broker.process import clock, procfs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from broker.snapshot import Snapshot
 
@@ -29,8 +29,8 @@ class Row:
     Attributes:
         exit: "-" while it runs, then its exit status or the name of its signal.
         origin: "spawned", or "adopted" for an orphan that the broker took in, which is shown
-            below the spawned process that it comes from, or where that is not shown below
-            the first such orphan. Empty for what is no child of the broker's.
+            below the spawned process that it comes from; where that is not shown, below the
+            service's main process. Empty for what is no child of the broker's.
         activation: the same for an orphan and the process that it comes from; 0 if not known.
     """
 
@@ -68,7 +68,7 @@ def rows(snapshot: Snapshot, *, service: str | None, exited: bool) -> list[Row]:
                 if pid not in live and (row := _of_live(pid, each["Name"])):
                     live.add(pid)
                     found.append(row)
-    return _roots(found)
+    return _roots(found, {each["MainPID"] for each in snapshot.services.values()})
 
 
 def _of_record(record: dict[str, Any]) -> Row:
@@ -93,24 +93,27 @@ def _of_live(pid: int, service: str) -> Row | None:
     return Row(pid, about.ppid, service, "-", started, " ".join(procfs.command(pid)))
 
 
-def _roots(all_rows: Iterable[Row]) -> list[Row]:
+def _roots(all_rows: Iterable[Row], mains: Collection[int]) -> list[Row]:
     # Of those that began in the same tick the order is the one in which they were found.
     all_rows = sorted(all_rows, key=lambda row: row.started)
     # PIDs come again: there may be several, the first started first.
     by_pid: dict[int, list[Row]] = {}
-    # What stands for each activation: the spawned process, or the first of its orphans.
+    # What stands for each activation: the spawned process, or the main one of its orphans.
     heads: dict[tuple[str, int], Row] = {}
     for row in all_rows:
         by_pid.setdefault(row.pid, []).append(row)
-        key = (row.service, row.activation)
-        if row.origin and (key not in heads or (heads[key].adopted and not row.adopted)):
-            heads[key] = row
+        if row.origin == "spawned" or (row.adopted and row.pid in mains):
+            head = heads.setdefault((row.service, row.activation), row)
+            if head.adopted and not row.adopted:
+                heads[row.service, row.activation] = row
     roots = []
     for row in all_rows:
         parent = _parent(row, by_pid.get(row.ppid, ()))
         if parent is None and row.adopted and (row.service or row.activation):
-            parent = heads[row.service, row.activation]
-        if parent is None or parent is row:
+            head = heads.get((row.service, row.activation), row)
+            # Not what is older, by the kernel's word.
+            parent = head if head is not row and head.started <= row.started else None
+        if parent is None:
             roots.append(row)
         else:
             parent.children.append(row)

@@ -72,12 +72,24 @@ def test_an_orphan_stands_below_the_process_that_it_comes_from() -> None:
         "├─ second-daemon  (adopted)",
         "└─ second-helper  (adopted)",
     ]
+    # It is no matter which of them was found first.
+    snapshot.services["/"] = {"Name": NAME, "MainPID": 13, "PIDs": []}
     found = tree.lines(tree.rows(snapshot, service=None, exited=False), 0, legend=False)
     assert [line[36:] for line in found][1:] == [
         "first-helper  (adopted)",
-        "second-daemon  (adopted)",
-        "└─ second-helper  (adopted)",
+        "second-helper  (adopted)",
+        "└─ second-daemon  (adopted)",
     ]
+
+
+def test_an_orphan_that_is_older_by_the_kernels_word_stands_alone() -> None:
+    """It was put into a cgroup of ours."""
+    records = {
+        "/1": record(12, 1, 5000, "service", Activation=1),
+        "/2": record(11, 1, 2000, "guest", Origin="adopted", Activation=1),
+    }
+    found = tree.rows(Snapshot({}, records), service=NAME, exited=False)
+    assert [(root.command, root.children) for root in found] == [("guest", []), ("service", [])]
 
 
 def test_a_child_without_a_record_does_not_seem_older_than_its_parent() -> None:
@@ -86,7 +98,7 @@ def test_a_child_without_a_record_does_not_seem_older_than_its_parent() -> None:
     # Nobody knows our start to more than a tick, and this is somewhere in it.
     start = clock.of_ticks(about.start_ticks).monotonic + 9_000
     parent = record(os.getppid(), 1, start, "parent")
-    service = {"Name": NAME, "PIDs": [os.getppid(), os.getpid()]}
+    service = {"Name": NAME, "MainPID": 0, "PIDs": [os.getppid(), os.getpid()]}
     (root,) = tree.rows(Snapshot({"/": service}, {"/1": parent}), service=NAME, exited=False)
     (child,) = root.children
     assert (child.pid, child.started) == (os.getpid(), start)

@@ -165,13 +165,14 @@ class Activator:
         self.handle(unit, ev.NameAcquired(owner, pid or 0, kind, started, current))
 
     def _has_lost(self, unit: Unit) -> bool:
-        """Whether a process of the newest activation has ended.
+        """Whether a process of the newest activation has ended, and another one lives.
 
         dbus-daemon 1.16 does not know the PID of one that has left its connection to a child.
         """
         self._supervisor.reap()
-        ended = self._supervisor.processes.ended()
-        return any(each.activation == unit.activation for each in ended)
+        processes = self._supervisor.processes
+        ended = any(each.activation == unit.activation for each in processes.ended())
+        return ended and bool(processes.of_activation(unit.activation))
 
     def _who(self, pid: int) -> tuple[str | None, int, Instant]:
         """The service and activation of a process that took a name, and when it was started."""
@@ -353,6 +354,7 @@ class Activator:
         assert unit.timer is None
         delay = {
             Timer.ACTIVATION: self._limits.activation_timeout,
+            Timer.HANDOVER: self._limits.handover_timeout,
             Timer.STOP: self._limits.stop_timeout,
             Timer.KILL: KILL_PERIOD,
         }[timer]
@@ -366,7 +368,7 @@ class Activator:
         def on_answer(owner: str) -> None:
             if unit.timer is not deadline:
                 return
-            if owner and timer is Timer.ACTIVATION:
+            if owner and timer in (Timer.ACTIVATION, Timer.HANDOVER):
                 # The service has still a question of its own about that owner, or the
                 # loss of the name is on its way: both come before the next answer.
                 self._ask_first(unit, timer, answered)

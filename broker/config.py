@@ -28,6 +28,7 @@ class Limits:
     """The times and counts that a service's life is held to; times in seconds."""
 
     activation_timeout: float = 25.0
+    handover_timeout: float = 5.0
     stop_timeout: float = 5.0
     start_limit_interval: float = 10.0
     start_limit_burst: int = 5

@@ -103,7 +103,8 @@ class Units(Mapping[str, Unit]):
     def _new(self, name: str, descriptor: Descriptor) -> Unit:
         interval = round(self._limits.start_limit_interval * 1_000_000)
         limit = StartLimit(self._limits.start_limit_burst, interval)
-        service = Service(name, limit, self._limits.activation_timeout)
+        limits = self._limits
+        service = Service(name, limit, limits.activation_timeout, limits.handover_timeout)
         return Unit(descriptor, service, log=Log(name) if self._logged else None)
 
     def drop_if_over(self, unit: Unit) -> bool:

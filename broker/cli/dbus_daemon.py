@@ -154,6 +154,7 @@ def _config(listener: Listener, environ: Mapping[str, str], path: str, found: Bu
         "config_file": path,
         "engine": "auto",
         "activation_timeout": None,
+        "handover_timeout": Limits().handover_timeout,
         "stop_timeout": Limits().stop_timeout,
         "output": Output.INHERIT,
     }

@@ -81,6 +81,7 @@ def _tour(program: str, engine: str, environ: dict[str, str]) -> Exit:
         "standard_services": False,
         "engine": engine,
         "activation_timeout": 5.0,
+        "handover_timeout": 5.0,
         "stop_timeout": 2.0,
         "output": "null",
     }

@@ -57,6 +57,15 @@ _OPTIONS: Final = (
         f"{Limits().activation_timeout:g}, or the configuration file's service_start_timeout.",
     ),
     click.option(
+        "--handover-timeout",
+        metavar="S",
+        type=numbers.SECONDS,
+        default=Limits().handover_timeout,
+        show_default=True,
+        help="Seconds for somebody to take a name when all processes of its service have ended "
+        "with 0; 0: that fails at once.",
+    ),
+    click.option(
         "--stop-timeout",
         metavar="S",
         type=numbers.SECONDS,
@@ -145,6 +154,7 @@ def config(
         engine=options["engine"],
         limits=Limits(
             activation_timeout=options["activation_timeout"] or _start_timeout(found),
+            handover_timeout=options["handover_timeout"],
             stop_timeout=options["stop_timeout"],
         ),
         environ=environ,

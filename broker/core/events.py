@@ -29,6 +29,7 @@ class Timer(enum.Enum):
     """What a service's one timer is armed for."""
 
     ACTIVATION = enum.auto()  # the name must be owned by then
+    HANDOVER = enum.auto()  # the same, where all processes of the activation have ended well
     STOP = enum.auto()  # SIGTERM must have done by then
     KILL = enum.auto()  # a short while, then SIGKILL once more
 

@@ -7,9 +7,11 @@ The rules, which the table below only spells out:
     process has been reaped, in whichever order the two become known.
 2.  An activation ends once: with the name owned, or with a reason as soon as
     the reason exists. Reasons are: the program could not be started; its
-    process exited other than with 0; every process of the activation has gone;
-    the time is up; somebody stopped it. A first process that exits with 0 is
-    no reason, it may have daemonized.
+    process ended other than with 0, or another process of the activation did
+    after that one had ended; the time is up; somebody stopped it. Processes that all
+    ended with 0 are no reason yet: they may have left the name to an instance that is
+    no child of theirs. Its time is up when the last of them has been gone for the
+    handover timeout (0: at once), and no later than that of the activation.
 3.  Names, deaths and requests arrive on different ways, so what is heard next
     may have happened before. The order is had by asking the bus who owns the
     name (``ConfirmOwner``): all that it had said by then is handled first.
@@ -80,8 +82,10 @@ class Service:
         activation_usec: from the last successful request to the name, in microseconds.
     """
 
-    def __init__(self, name: str, limit: StartLimit, activation_timeout: float) -> None:
-        """A service that is not running; ``activation_timeout`` in seconds is for messages."""
+    def __init__(
+        self, name: str, limit: StartLimit, activation_timeout: float, handover_timeout: float
+    ) -> None:
+        """A service that is not running; times in seconds, which somebody else measures."""
         self.name = name
         self.state = State.DEAD
         self.result = Result.SUCCESS
@@ -94,6 +98,7 @@ class Service:
         self.activation_usec = 0
         self._limit = limit
         self._timeout = activation_timeout
+        self._handover_timeout = handover_timeout
         self.waiting = Waiting()
         self._claim: ev.NameAcquired | None = None  # in a start, of the owner known so far
         self._kind = OwnerKind.OWN  # of the newest owner
@@ -261,21 +266,18 @@ class Service:
         """Rule 3: if nobody owns the name, nobody took it before the newest death."""
         if event.owner:
             return self._take(now, sure=True)
-        if not self._doomed:
-            return []
-        if self.main.exit.zero:
-            # The first process daemonized well; what it left behind may have ended badly.
-            for pid, started, end in self._ends.bad(self.activations):
-                self.main.become(pid, started)
-                self._main_exited(end.exit, end.at, judge=False)
-        return self._fail(*reasons.ended(self.name, self.main.exit), now)
+        return self._fail_by_end(now) if self._doomed else []
 
     # -- processes -------------------------------------------------------------
 
     @property
     def _doomed(self) -> bool:
         """Whether an activation has reason to fail, unless its name is owned after all."""
-        return self._emptied or not self.main.exit.zero
+        if self._emptied and not self._handover_timeout:
+            return True
+        # While the first process lives it is the one to say whether what it left behind matters.
+        left_bad = not self.main.pid and any(self._ends.bad(self.activations))
+        return left_bad or not self.main.exit.zero
 
     def _main_exited(self, end: Exit, at: Instant, *, judge: bool) -> None:
         self.main.end(end, at)
@@ -296,13 +298,19 @@ class Service:
         return []
 
     def _exited_start(self, event: ev.ProcessExited, now: Instant) -> list[Effect]:
-        main = event.pid == self.main.pid
+        doomed = self._doomed
         self._exited(event, now)
-        return [ev.ConfirmOwner()] if main and not event.exit.zero else []
+        return [ev.ConfirmOwner()] if self._doomed and not doomed else []
 
     def _emptied_start(self, event: ev.Emptied, now: Instant) -> list[Effect]:
+        waits = self._emptied
         self._note_emptied(event, now)
-        return [ev.ConfirmOwner()]
+        if self._doomed:
+            return [ev.ConfirmOwner()]
+        left = self._timeout - (now.monotonic - self._requested.monotonic) / 1_000_000
+        if waits or left <= self._handover_timeout:
+            return []
+        return [ev.CancelTimer(), ev.ArmTimer(Timer.HANDOVER)]
 
     def _note_emptied(self, event: ev.Emptied, _now: Instant) -> list[Effect]:
         self._emptied, self._all_gone = True, event.all_gone
@@ -347,7 +355,18 @@ class Service:
         self._settle()
         return effects
 
-    def _activation_timeout(self, event: ev.TimerFired, now: Instant) -> list[Effect]:
+    def _fail_by_end(self, now: Instant) -> list[Effect]:
+        """With the end of a process: a bad one, if there was one."""
+        if self.main.exit.zero:
+            # The first process daemonized well; what it left behind may have ended badly.
+            for pid, started, end in self._ends.bad(self.activations):
+                self.main.become(pid, started)
+                self._main_exited(end.exit, end.at, judge=False)
+        return self._fail(*reasons.ended(self.name, self.main.exit), now)
+
+    def _start_timeout(self, event: ev.TimerFired, now: Instant) -> list[Effect]:
+        if event.timer in (Timer.ACTIVATION, Timer.HANDOVER) and self._emptied:
+            return self._fail_by_end(now)
         if event.timer is not Timer.ACTIVATION:
             return []  # one that has been cancelled
         return self._fail(reasons.timed_out(self.name, self._timeout), Result.TIMEOUT, now)
@@ -377,7 +396,7 @@ class Service:
 
         Who waits for the end waits no longer than for a start.
         """
-        if event.timer is Timer.ACTIVATION:
+        if event.timer not in (Timer.STOP, Timer.KILL):
             return []  # one that has been cancelled
         refused = []
         since = now.monotonic - self.changes.state.monotonic
@@ -454,7 +473,7 @@ _BY_STATE: Final = {
         ev.ProcessExited: _S._exited_start,
         ev.Emptied: _S._emptied_start,
         ev.OwnerConfirmed: _S._confirmed_start,
-        ev.TimerFired: _S._activation_timeout,
+        ev.TimerFired: _S._start_timeout,
         ev.StopRequested: _S._stop_start,
         ev.Closing: _S._close,
         ev.ResetFailed: _S._reset,

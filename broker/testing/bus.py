@@ -91,6 +91,7 @@ class Bus:
         options = [
             f"--engine={settings.engine}",
             f"--activation-timeout={settings.activation_timeout}",
+            f"--handover-timeout={settings.handover_timeout}",
             f"--stop-timeout={settings.stop_timeout}",
             *(f"--services={each}" for each in given if not each.is_file()),
         ]

@@ -33,6 +33,8 @@ class Settings:
         leaks: fail, warn or kill: what becomes of a test whose processes outlive their services.
         leak_grace: for a process that is about to end when the test does.
         activation_timeout: for a service to take its name.
+        handover_timeout: for somebody to take it when all processes of the service have
+            ended with 0.
         stop_timeout: from SIGTERM to SIGKILL.
         artifacts: where timelines and events of failed tests go, relative to where pytest
             was started; None for the test's own temporary directory.
@@ -45,11 +47,12 @@ class Settings:
     leaks: str = "fail"
     leak_grace: float = 0.5
     activation_timeout: float = 25.0
+    handover_timeout: float = 0.5
     stop_timeout: float = 5.0
     artifacts: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("leak_grace", "activation_timeout", "stop_timeout"):
+        for name in ("leak_grace", "activation_timeout", "handover_timeout", "stop_timeout"):
             seconds = getattr(self, name)
             # Of nan, no comparison is true.
             if not seconds >= 0:
@@ -95,6 +98,9 @@ _OPTIONS: Final[dict[str, _Option]] = {
     ),
     "leak_grace": _Option(float, "Seconds for what is about to end when the test does.", "S"),
     "activation_timeout": _Option(float, "Seconds for a service to take its name.", "S"),
+    "handover_timeout": _Option(
+        float, "Seconds for a name to be taken when its processes have ended with 0.", "S"
+    ),
     "stop_timeout": _Option(float, "Seconds from SIGTERM to SIGKILL.", "S"),
     "artifacts": _Option(Path, "Where timelines and events of failed tests go.", "DIR"),
 }

@@ -27,6 +27,7 @@ NAME: Final = "org.example.Echo"
 BURST: Final = 3
 INTERVAL: Final = 60  # seconds
 SECOND: Final = 1_000_000
+HANDOVER: Final = 5.0
 
 EXIT_0: Final = Exit(1, 0)
 EXIT_3: Final = Exit(1, 3)
@@ -102,6 +103,7 @@ SPAWN: Final = [ev.Spawn()]
 SIGTERM_ALL: Final = [ev.ArmTimer(Timer.STOP), ev.SignalAll(15)]
 SIGKILL_ALL: Final = [ev.SignalAll(9), ev.CancelTimer(), ev.ArmTimer(Timer.KILL)]
 STOPPED: Final = [ev.CancelTimer(), ev.CompleteStop()]
+HANDED_OVER: Final = [ev.CancelTimer(), ev.ArmTimer(Timer.HANDOVER)]
 
 
 def completed(*tokens: str) -> ev.CompleteActivation:
@@ -111,8 +113,8 @@ def completed(*tokens: str) -> ev.CompleteActivation:
 class Play:
     """A service on a stage: takes events, a second apart, and remembers all effects."""
 
-    def __init__(self, *events: Event) -> None:
-        self.service = Service(NAME, StartLimit(BURST, INTERVAL * SECOND), 25.0)
+    def __init__(self, *events: Event, handover: float = HANDOVER) -> None:
+        self.service = Service(NAME, StartLimit(BURST, INTERVAL * SECOND), 25.0, handover)
         self.seconds = 1000
         self.effects: list[Effect] = []
         self.do(*events)

@@ -32,7 +32,7 @@ STEPS: Final = st.lists(
 
 def life(steps: Sequence[tuple[str, int, int]], *, jumping: bool) -> list[object]:
     """All that a service does, on a clock that is right or on one that is set at each step."""
-    service = Service("org.example.Echo", StartLimit(2, 10_000_000), 25.0)
+    service = Service("org.example.Echo", StartLimit(2, 10_000_000), 25.0, 5.0)
     armed: ev.Timer | None = None
     monotonic = 1_000_000
     done: list[object] = []

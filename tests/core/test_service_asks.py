@@ -21,6 +21,7 @@ from tests.core.stage import (
     EXIT_0,
     EXIT_3,
     FIRST,
+    HANDED_OVER,
     LOST,
     NOBODY,
     SECOND_REQUEST,
@@ -54,9 +55,8 @@ from tests.core.stage import (
 def test_death_before_the_name_is_no_failure_of_the_activation_if_the_name_was_taken() -> None:
     play = starting()
     assert play.do(ended(10, EXIT_0)) == []
-    assert play.do(ALL_GONE) == ASK
+    assert play.do(ALL_GONE) == HANDED_OVER
     assert play.do(took()) == [ev.CancelTimer(), completed("first")]
-    assert play.do(owned_by()) == []
     play.do(LOST)
     assert play.end == (State.DEAD, Result.SUCCESS, 0)
     assert play.exec_main == (10, EXIT_0)

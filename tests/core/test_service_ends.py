@@ -24,6 +24,7 @@ from tests.core.stage import (
     EXIT_0,
     EXIT_3,
     FIRST,
+    HANDED_OVER,
     HUP,
     KILL,
     LOST,
@@ -113,22 +114,79 @@ def test_exit_with_0_is_no_reason_since_it_may_have_daemonized() -> None:
     assert (play.exec_main, play.service.main.started) == ((12, UNKNOWN_EXIT), born(12))
 
 
-def test_exit_with_0_of_all_without_the_name_is_a_protocol_failure() -> None:
+@pytest.mark.parametrize("end", [EXIT_0, UNKNOWN_EXIT])
+def test_exit_with_0_of_all_is_a_protocol_failure_when_nobody_has_taken_over_in_time(
+    end: Exit,
+) -> None:
     play = starting()
-    play.do(ended(10, EXIT_0))
-    assert play.do(ALL_GONE) == ASK
-    effects = play.do(NOBODY)
+    play.do(ended(10, end))
+    assert play.do(ALL_GONE) == HANDED_OVER
+    assert (play.state, play.service.main.pid) == (State.START, 0)
+    effects = play.do(fires(Timer.HANDOVER))
     assert isinstance(the_error(effects), SpawnChildExited)
     assert "status 0" in str(the_error(effects))
     assert play.end == (State.FAILED, Result.PROTOCOL, 1)
-    assert play.exec_main == (10, EXIT_0)
+    assert play.exec_main == (10, end)
+
+
+def test_exit_with_0_of_all_is_a_failure_at_once_where_nobody_can_take_over() -> None:
+    play = Play(FIRST, spawned(), ended(10, EXIT_0), handover=0.0)
+    assert play.do(ALL_GONE) == ASK
+    assert "status 0" in str(the_error(play.do(NOBODY)))
+    assert play.end == (State.FAILED, Result.PROTOCOL, 1)
+
+
+@pytest.mark.parametrize("taken", [TAKEN_BY_FOREIGN, TAKEN_BY_OTHER])
+def test_whoever_takes_the_name_over_serves_all_who_wait(taken: ev.NameAcquired) -> None:
+    play = starting()
+    play.do(ended(10, EXIT_0), ALL_GONE)
+    assert play.do(SECOND_REQUEST) == ASK  # no spawn, and no new time
+    play.do(NOBODY, taken)
+    done = [ev.CancelTimer(), completed("first", "second")]
+    assert play.do(ev.OwnerConfirmed(taken.owner)) == done
+    assert play.state is (State.EXTERNAL if taken is TAKEN_BY_FOREIGN else State.RUNNING)
+    assert play.service.failures == 0
+
+
+def test_stop_ends_the_wait_for_who_takes_over() -> None:
+    play = starting()
+    play.do(ended(10, EXIT_0), ALL_GONE)
+    effects = play.do(STOP)
+    assert isinstance(the_error(effects), SpawnFailed)
+    assert effects[-1] == ev.CompleteStop()
+    assert play.end == (State.DEAD, Result.SUCCESS, 0)
+
+
+def test_wait_for_who_takes_over_ends_with_the_time_for_the_activation() -> None:
+    play = starting()  # two seconds ago
+    play.seconds += 25 - 5 - 3
+    play.do(ended(10, EXIT_0))
+    assert play.do(ALL_GONE) == []  # the time that runs is up sooner
+    assert "status 0" in str(the_error(play.do(fires(Timer.ACTIVATION))))
+    assert play.end == (State.FAILED, Result.PROTOCOL, 1)
+
+
+def test_wait_for_who_takes_over_begins_once() -> None:
+    play = starting()
+    play.do(ended(10, EXIT_0), ALL_GONE)
+    assert play.do(ALL_GONE) == []
+
+
+def test_bad_end_of_a_daemon_is_a_reason_before_the_others_have_gone() -> None:
+    for order in itertools.permutations([ended(10, EXIT_0), ended(11, SEGV)]):
+        play = starting()
+        assert play.do(*order) == ASK
+        assert play.do(ended(12, EXIT_3)) == []  # one answer is enough
+        effects = play.do(NOBODY)
+        assert isinstance(the_error(effects), SpawnChildExited)
+        assert effects[-2:] == SIGTERM_ALL
 
 
 def test_daemon_that_crashes_before_the_name_decides_the_activation() -> None:
     play = starting()
     play.do(ended(10, EXIT_0), ended(11, SEGV))
     at = play.now
-    play.do(ALL_GONE)
+    play.do(ALL_GONE, NOBODY)
     effects = play.do(NOBODY)
     assert isinstance(the_error(effects), SpawnChildSignaled)
     assert str(the_error(effects)) == f"Process {NAME} received signal 11"
@@ -140,14 +198,14 @@ def test_daemon_that_crashes_before_the_name_decides_the_activation() -> None:
 def test_crash_is_not_hidden_by_a_helper_that_ends_well_after_it() -> None:
     """The dead are reaped in no order that means anything."""
     play = starting()
-    play.do(ended(10, EXIT_0), ended(11, SEGV), ended(12, EXIT_0), ALL_GONE)
+    play.do(ended(10, EXIT_0), ended(11, SEGV), ended(12, EXIT_0), ALL_GONE, NOBODY)
     assert isinstance(the_error(play.do(NOBODY)), SpawnChildSignaled)
     assert play.exec_main == (11, SEGV)
 
 
 def test_of_several_bad_ends_the_newest_is_named() -> None:
     play = starting()
-    play.do(ended(10, EXIT_0), ended(11, SEGV), ended(12, EXIT_3), ALL_GONE)
+    play.do(ended(10, EXIT_0), ended(11, SEGV), ended(12, EXIT_3), ALL_GONE, NOBODY)
     assert str(the_error(play.do(NOBODY))) == f"Process {NAME} exited with status 3"
 
 
@@ -355,23 +413,23 @@ def beside_leftover() -> Play:
 def test_bad_end_of_a_leftover_does_not_count_for_the_new_activation() -> None:
     play = beside_leftover()
     assert play.do(ended(10, SEGV, current=False)) == []
-    assert play.do(ended(11, EXIT_0), ALL_GONE) == ASK
-    assert isinstance(the_error(play.do(NOBODY)), SpawnChildExited)
+    assert play.do(ended(11, EXIT_0), ALL_GONE) == HANDED_OVER
+    assert isinstance(the_error(play.do(fires(Timer.HANDOVER))), SpawnChildExited)
     assert play.end == (State.FAILED, Result.PROTOCOL, 1)
 
 
 def test_bad_end_of_an_activation_before_does_not_count_for_the_next_one() -> None:
     play = starting()
-    play.do(ended(10, EXIT_0), ended(12, SEGV), ALL_GONE, NOBODY)
+    play.do(ended(10, EXIT_0), ended(12, SEGV), ALL_GONE, NOBODY, NOBODY)
     play.do(SECOND_REQUEST, spawned(11), ended(11, EXIT_0), ALL_GONE)
-    assert "status 0" in str(the_error(play.do(NOBODY)))
+    assert "status 0" in str(the_error(play.do(fires(Timer.HANDOVER))))
 
 
 def test_leftover_does_not_keep_the_new_activation_from_failing() -> None:
     play = beside_leftover()
     play.do(ended(11, EXIT_0))
-    assert play.do(OLDER_LEFT) == ASK
-    effects = play.do(NOBODY)
+    assert play.do(OLDER_LEFT) == HANDED_OVER
+    effects = play.do(fires(Timer.HANDOVER))
     assert isinstance(the_error(effects), SpawnChildExited)
     # What lingered goes on lingering; nobody asked for its end.
     assert ev.SignalAll(15) not in effects

@@ -20,15 +20,15 @@ from broker.core.events import OwnerKind, Timer
 from broker.core.exits import Exit, Result
 from broker.core.service import SIGTERM
 from broker.core.state import State
-from tests.core.world import STOPPING, Acquired, Answer, Lost, Proc, World
+from tests.core.world import HANDOVER, STOPPING, TIMEOUT, Acquired, Answer, Lost, Proc, World
 
 REST: Final = {State.DEAD, State.FAILED}
 OWNED: Final = {State.RUNNING, State.EXTERNAL}
 # Which timer may be armed, and must be, in which state.
 TIMERS: Final = {
-    State.START: Timer.ACTIVATION,
-    State.STOP_SIGTERM: Timer.STOP,
-    State.STOP_SIGKILL: Timer.KILL,
+    State.START: {Timer.ACTIVATION, Timer.HANDOVER},
+    State.STOP_SIGTERM: {Timer.STOP},
+    State.STOP_SIGKILL: {Timer.KILL},
 }
 
 
@@ -89,12 +89,16 @@ class Life(World):
                 self.failures_at_closing = self.service.failures
                 self.give(ev.Closing())
             case "wait" if self.timer:
-                timer, self.timer = self.timer, None
-                self.give(ev.TimerFired(timer))
+                self.fire(self.timer)
             case "serve by hand" if self.owner is None or isinstance(self.owner.who, Proc):
                 self.claim(OwnerKind.FOREIGN)
             case "serve by another" if self.owner is None or isinstance(self.owner.who, Proc):
                 self.claim(OwnerKind.OTHER)
+
+    def fire(self, timer: Timer) -> None:
+        """It is heard of once, and runs no more then."""
+        self.timer = None
+        self.give(ev.TimerFired(timer))
 
     @precondition(lambda self: self.living() and len(self.present()) < 5)
     @rule(which=PICK)
@@ -200,7 +204,7 @@ class Life(World):
     @invariant()
     def one_timer_where_there_is_something_to_wait_for(self) -> None:
         """The state says which; none at rest, none while the name is owned."""
-        assert self.timer is TIMERS.get(self.service.state)
+        assert self.timer in TIMERS.get(self.service.state, {None})
 
     @invariant()
     def an_activation_is_spawned_once(self) -> None:
@@ -269,11 +273,24 @@ class Life(World):
         """Rule 2: nobody sits out the timeout when nobody will take the name."""
         if self.service.state is not State.START:
             return
-        here = [each for each in self.procs if each.activation == self.activation]
-        first = here[0]
-        doomed = all(each.gone for each in here) or (first.told and first.end != Exit(1, 0))
+        first, *others = [each for each in self.procs if each.activation == self.activation]
+        doomed = first.told and (
+            first.end != Exit(1, 0) or any(each.told and each.end != Exit(1, 0) for each in others)
+        )
         # It ends by what the bus has still to say: an answer, or a dead owner's loss.
         assert not doomed or self.questions or self.stream or self.owner
+
+    @invariant()
+    def a_handover_is_waited_for_when_all_have_ended_well(self) -> None:
+        """Rule 2: and no longer than for the activation itself."""
+        if self.service.state is not State.START:
+            return
+        here = [each for each in self.procs if each.activation == self.activation]
+        if self.timer is Timer.HANDOVER:
+            assert not [each for each in here if not each.gone]
+            assert all(each.end == Exit(1, 0) for each in here if each.told)
+            assert self.service.main.pid == 0
+            assert self.armed + HANDOVER * 1_000_000 < self.started + TIMEOUT * 1_000_000
 
     @invariant()
     def stops_are_waited_for(self) -> None:
@@ -305,6 +322,8 @@ class Life(World):
                     self.answer()
                 if self.stream:
                     self.hear_bus(0)
+            if self.timer is Timer.HANDOVER or (self.timer and not self.present()):
+                self.fire(self.timer)
             if not self.present() and self.timer is None and self.owner is None:
                 break
         assert self.service.state in REST

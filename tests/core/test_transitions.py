@@ -123,7 +123,7 @@ IMPOSSIBLE: Final = {
 
 
 def service_in(state: State) -> Service:
-    service = Service("org.example.Echo", StartLimit(5, 10_000_000), 25.0)
+    service = Service("org.example.Echo", StartLimit(5, 10_000_000), 25.0, 5.0)
     for i, event in enumerate(WAYS[state]):
         service.handle(event, Instant(100 + i, 100 + i))
     assert service.state is state

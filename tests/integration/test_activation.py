@@ -115,9 +115,9 @@ async def test_a_signal_before_the_name_is_the_callers_error(place: Place) -> No
         assert status == 11
 
 
-async def test_an_exit_with_0_without_the_name_fails_at_once(place: Place) -> None:
+async def test_an_exit_with_0_without_the_name_can_fail_at_once(place: Place) -> None:
     place.add(NAME, f"{place.service} -x 0 {NAME}")
-    async with place.serve() as bus:
+    async with place.serve("--handover-timeout=0") as bus:
         with pytest.raises(RemoteError):
             await bus.echo(NAME)
         assert await bus.get(NAME, "Result") == "protocol"

@@ -205,7 +205,7 @@ def test_an_address_whose_queue_is_full_is_in_use(place: Place) -> None:
 
 
 def test_timeouts_that_are_no_numbers_or_endless(place: Place) -> None:
-    for option in ("activation", "stop"):
+    for option in ("activation", "handover", "stop"):
         done = place.run("true", options=[f"--{option}-timeout=nan"])
         assert done.returncode == 2
         assert f"--{option}-timeout: nan is no number of seconds" in done.stderr

@@ -33,7 +33,7 @@ ROUND: Final = 150
 SAMPLE: Final = 1.0
 # In seconds. An activation that never gets its name is over soon, so that a round is;
 # together and with the engine's patience they are less than the bound of an answer.
-OPTIONS: Final = ("--activation-timeout=2", "--stop-timeout=0.5")
+OPTIONS: Final = ("--activation-timeout=2", "--handover-timeout=0.5", "--stop-timeout=0.5")
 # Of ended processes for each service, and for those that belong to none.
 HISTORY: Final = 16
 IDLE: Final = {"dead", "failed"}

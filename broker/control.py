@@ -147,6 +147,7 @@ class DaemonControl:
             sent = bool(main) and self._supervisor.signal_process(main, number)
         if not sent:
             raise NotRunning(f"{name} has no {'main ' if whom == 'main' else ''}process")
+        self._activator.handle(unit, ev.Signalled())
 
     def reset_failed(self, unit: Unit) -> None:
         """Of ``Control``."""

@@ -270,6 +270,9 @@ class Daemon:
             self._check_open()
             assert self._publisher is not None
             added, removed = self._activator.units.set_descriptors(descriptors)
+            # A program may have been installed meanwhile, or a library, without a change of
+            # any descriptor: that is why people reload.
+            self._activator.units.forgive()
             for unit in removed:
                 if unit.service.name in self.units:  # with another descriptor
                     self._publisher.remove_service(unit.service.name)
@@ -387,6 +390,7 @@ class Daemon:
 
     def environment_changed(self) -> None:
         """Of ``ControlEvents``."""
+        self._activator.units.forgive()
         if self._publisher is not None:
             self._publisher.manager_changed("Environment")
 

@@ -26,6 +26,7 @@ class Unit:
     """A service with its descriptor, as long as either of them is there.
 
     Attributes:
+        limit: the service's own; what it is started with is not the service's to know.
         activation: the supervisor's serial of the newest activation.
         owner: the process that took the name last; it counts while the name is owned.
         invocation_id: of the newest activation, 16 random bytes; empty before the first.
@@ -36,6 +37,7 @@ class Unit:
 
     descriptor: Descriptor
     service: Service
+    limit: StartLimit
     activation: int = 0
     owner: Peer = NOBODY
     invocation_id: bytes = b""
@@ -105,7 +107,12 @@ class Units(Mapping[str, Unit]):
         limit = StartLimit(self._limits.start_limit_burst, interval)
         limits = self._limits
         service = Service(name, limit, limits.activation_timeout, limits.handover_timeout)
-        return Unit(descriptor, service, log=Log(name) if self._logged else None)
+        return Unit(descriptor, service, limit, log=Log(name) if self._logged else None)
+
+    def forgive(self) -> None:
+        """What services are started with has changed: failures before it say nothing now."""
+        for unit in self._units.values():
+            unit.limit.reset()
 
     def drop_if_over(self, unit: Unit) -> bool:
         """Forget a unit that has no descriptor any more, and is at rest; False if it stays."""

@@ -156,6 +156,7 @@ def _config(listener: Listener, environ: Mapping[str, str], path: str, found: Bu
         "activation_timeout": None,
         "handover_timeout": Limits().handover_timeout,
         "stop_timeout": Limits().stop_timeout,
+        "start_limit": (Limits().start_limit_burst, Limits().start_limit_interval),
         "output": Output.INHERIT,
     }
     return options.config(listener, environ, chosen, found)

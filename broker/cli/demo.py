@@ -83,6 +83,7 @@ def _tour(program: str, engine: str, environ: dict[str, str]) -> Exit:
         "activation_timeout": 5.0,
         "handover_timeout": 5.0,
         "stop_timeout": 2.0,
+        "start_limit": (0, 0.0),
         "output": "null",
     }
     with closing(listen.private(environ)) as listener:

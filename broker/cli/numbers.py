@@ -7,6 +7,9 @@ from typing import Any, Final
 
 import click
 
+from broker.core.digits import decimal
+from broker.core.printable import quoted
+
 # Some thirty years, which are as good as endless: in microseconds it fits everything that
 # a time goes through.
 LONGEST: Final = 1e9
@@ -25,6 +28,22 @@ class _Seconds(click.FloatRange):
             hint = param.opts[-1] if param is not None else None
             raise click.BadParameter("nan is no number of seconds", ctx, param, hint)
         return min(seconds, LONGEST)
+
+
+def start_limit(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, float]:
+    """BURST/SECONDS as the two numbers, the callback of an option; (0, 0) for none."""
+    if value == "0":
+        return 0, 0.0
+    count, _, interval = value.partition("/")
+    burst = decimal(count, _INT_MAX)
+    try:
+        seconds = float(interval)
+    except ValueError:
+        seconds = math.nan
+    if burst is None or not seconds > 0:
+        reason = f"{quoted(value)} is not BURST/SECONDS, such as 5/10, or 0 for none"
+        raise click.BadParameter(reason, ctx, param)
+    return burst, min(seconds, LONGEST)
 
 
 SECONDS: Final = _Seconds(min=0)

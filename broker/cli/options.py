@@ -74,6 +74,15 @@ _OPTIONS: Final = (
         help="Seconds from SIGTERM to SIGKILL.",
     ),
     click.option(
+        "--start-limit",
+        metavar="BURST/SECONDS",
+        callback=numbers.start_limit,
+        default=f"{Limits().start_limit_burst}/{Limits().start_limit_interval:g}",
+        show_default=True,
+        help="A service whose activation has failed BURST times within SECONDS is not started "
+        "for a while; 0: there is no limit.",
+    ),
+    click.option(
         "--output",
         type=click.Choice([each.value for each in Output]),
         default=Output.INHERIT.value,
@@ -143,6 +152,7 @@ def config(
         # One that may not answer has its time when the descriptors are read.
         if local.holds(each) and not os.path.isdir(each):
             raise BadConfiguration(f"--services: {each}: no such directory")
+    burst, interval = options["start_limit"]
     local.end()  # the loop is made first, and its descriptors are missed in a worse way
     found = found or BusConfig()
     directories = [Directory(each, strict=False) for each in own] or list(found.directories)
@@ -156,6 +166,8 @@ def config(
             activation_timeout=options["activation_timeout"] or _start_timeout(found),
             handover_timeout=options["handover_timeout"],
             stop_timeout=options["stop_timeout"],
+            start_limit_burst=burst,
+            start_limit_interval=interval,
         ),
         environ=environ,
         output=Output(options["output"]),

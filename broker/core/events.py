@@ -120,6 +120,11 @@ class StopRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class Signalled:
+    """Somebody has sent its processes a signal through us."""
+
+
+@dataclass(frozen=True, slots=True)
 class Closing:
     """The session ends: nothing is started any more, and no death is a failure."""
 
@@ -140,6 +145,7 @@ Event: TypeAlias = (
     | OwnerConfirmed
     | TimerFired
     | StopRequested
+    | Signalled
     | Closing
     | ResetFailed
 )

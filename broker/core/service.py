@@ -37,8 +37,10 @@ The rules, which the table below only spells out:
     Only the processes of the newest activation count for rule 2.
 6.  Failures are: an activation that failed (being stopped is none), and a main
     process that ended other than cleanly after the service had its name, unless
-    somebody asked for its end or somebody else had the name. Too many of them
-    close the gate (``start_limit``); the gate's own refusals do not count.
+    somebody asked for its end or somebody else had the name. Too many failed activations
+    close the gate (``start_limit``), which protects the machine from a service that
+    cannot start: so one into which somebody sent a signal through us does not count for
+    it, nor do the gate's own refusals, nor what has served.
 7.  When the session ends, nothing is started and nothing fails any more.
 """
 
@@ -103,6 +105,7 @@ class Service:
         self._claim: ev.NameAcquired | None = None  # in a start, of the owner known so far
         self._kind = OwnerKind.OWN  # of the newest owner
         self._requested = NEVER
+        self._signalled = False  # somebody has sent a signal into the newest activation
         self._emptied = True  # no process of the newest activation is left
         self._all_gone = True  # no process of any activation is left
         self._ends = Ends()
@@ -167,6 +170,7 @@ class Service:
         self.state = State.START
         self.result = Result.SUCCESS
         self._requested = now
+        self._signalled = False
         self._claim = None
         self._emptied = True
         # The question first: the child may have taken its name, and gone, before a later one.
@@ -283,7 +287,7 @@ class Service:
         self.main.end(end, at)
         if judge and not end.clean and not self._closing:
             self.result = end.result
-            self._count_failure(at)
+            self.failures += 1
 
     def _exited(self, event: ev.ProcessExited, now: Instant) -> list[Effect]:
         main = event.pid == self.main.pid
@@ -340,13 +344,11 @@ class Service:
     def _refuse(self, error: Outcome) -> list[Effect]:
         return [ev.FailActivation(self.waiting.take_all(), error)]
 
-    def _count_failure(self, now: Instant) -> None:
-        self.failures += 1
-        self._limit.failed(now.monotonic)
-
     def _fail(self, error: Outcome, result: Result, now: Instant) -> list[Effect]:
         self.result = result
-        self._count_failure(now)
+        self.failures += 1
+        if not self._signalled:
+            self._limit.failed(now.monotonic)
         effects: list[Effect] = [ev.CancelTimer(), *self._refuse(error)]
         if self._claim is not None and self._follow(self._claim):
             return effects  # the bus has been too slow to confirm it
@@ -388,6 +390,10 @@ class Service:
         effects = [ev.CancelTimer(), *self._refuse(reason(self.name))]
         return effects + (self._ended(now) if self._all_gone else self._end())
 
+    def _signalled_start(self, _event: ev.Signalled, _now: Instant) -> list[Effect]:
+        self._signalled = True
+        return []
+
     def _stop_idle(self, _event: ev.StopRequested, _now: Instant) -> list[Effect]:
         return [ev.CompleteStop()]
 
@@ -401,7 +407,7 @@ class Service:
         refused = []
         since = now.monotonic - self.changes.state.monotonic
         if self.state is State.STOP_SIGKILL and self.waiting and since > self._timeout * 1_000_000:
-            self._count_failure(now)
+            self.failures += 1
             refused = self._refuse(reasons.unending(self.name))
         self.state = State.STOP_SIGKILL
         return [ev.SignalAll(SIGKILL), ev.CancelTimer(), ev.ArmTimer(Timer.KILL), *refused]
@@ -444,6 +450,7 @@ _AT_REST: Final = {
     ev.OwnerConfirmed: _S._ignore,
     ev.TimerFired: _S._ignore,
     ev.StopRequested: _S._stop_idle,
+    ev.Signalled: _S._ignore,
     ev.Closing: _S._close,
     ev.ResetFailed: _S._reset,
 }
@@ -475,6 +482,7 @@ _BY_STATE: Final = {
         ev.OwnerConfirmed: _S._confirmed_start,
         ev.TimerFired: _S._start_timeout,
         ev.StopRequested: _S._stop_start,
+        ev.Signalled: _S._signalled_start,
         ev.Closing: _S._close,
         ev.ResetFailed: _S._reset,
     },

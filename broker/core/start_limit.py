@@ -1,4 +1,4 @@
-"""When to refuse a start: too many failures in too short a time."""
+"""When to refuse a start: too many failed ones in too short a time."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class StartLimit:
-    """The newest failures of one service.
+    """The newest failed activations of one service.
 
-    Only failures count, where systemd counts starts: a service that ends when
-    idle and is wanted again is started as often as that happens.
+    Only these count, where systemd counts starts: a service that ends when idle and is
+    wanted again is started as often as that happens. One that has served may have crashed
+    by what it was asked, and serves the next one well.
 
     Attributes:
         burst: so many failures within the interval close the gate; 0 never does.

@@ -93,6 +93,8 @@ class Bus:
             f"--activation-timeout={settings.activation_timeout}",
             f"--handover-timeout={settings.handover_timeout}",
             f"--stop-timeout={settings.stop_timeout}",
+            # A test may have a service fail as often as it likes.
+            "--start-limit=0",
             *(f"--services={each}" for each in given if not each.is_file()),
         ]
         with ExitStack() as undone:

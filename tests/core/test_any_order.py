@@ -46,6 +46,7 @@ EVENTS: Final = st.one_of(
     st.builds(ev.Emptied, st.booleans()),
     st.builds(ev.OwnerConfirmed, st.one_of(st.just(""), OWNERS)),
     st.builds(ev.TimerFired, st.sampled_from(Timer)),
+    st.builds(ev.Signalled),
     st.builds(ev.ResetFailed),
 )
 TIMERS: Final = {

@@ -30,6 +30,7 @@ from tests.core.stage import (
     RESET,
     SECOND_REQUEST,
     SEGV,
+    SIGNALLED,
     SIGTERM_ALL,
     SPAWN,
     STOP,
@@ -131,19 +132,28 @@ def test_too_many_failures_close_the_gate() -> None:
     assert (play.state, play.service.result) == (State.FAILED, Result.START_LIMIT_HIT)
 
 
-def test_crashes_of_a_running_service_close_the_gate_too() -> None:
+def test_crashes_of_a_service_that_has_served_leave_the_gate_open() -> None:
+    """Also where they are seen before the name."""
     play = Play()
-    for pid in range(20, 20 + BURST):
+    for pid in range(20, 20 + 2 * BURST, 2):
         assert play.do(ev.Requested(pid)) == SPAWN
         play.do(spawned(pid), took(pid), ended(pid, SEGV), ALL_GONE, LOST)
-    assert isinstance(the_error(play.do(FIRST)), StartLimitHit)
+        other = pid + 1
+        assert play.do(ev.Requested(other)) == SPAWN
+        play.do(spawned(other), ended(other, SEGV), ALL_GONE, took(other), LOST, NOBODY, NOBODY)
+        assert (play.state, play.service.result) == (State.FAILED, Result.SIGNAL)
+    assert play.service.failures == 2 * BURST
 
 
-def test_crashes_that_are_seen_before_the_name_close_the_gate_too() -> None:
+def test_signals_that_somebody_sent_leave_the_gate_open() -> None:
     play = Play()
     for pid in range(20, 20 + BURST):
         assert play.do(ev.Requested(pid)) == SPAWN
-        play.do(spawned(pid), ended(pid, SEGV), ALL_GONE, took(pid), LOST, NOBODY, NOBODY)
+        play.do(spawned(pid), SIGNALLED, ended(pid, KILL), NOBODY, ALL_GONE)
+        assert play.end == (State.FAILED, Result.SIGNAL, pid - 19)
+    # The next ones count again.
+    for pid in range(30, 30 + BURST):
+        crash(play, pid)
     assert isinstance(the_error(play.do(FIRST)), StartLimitHit)
 
 

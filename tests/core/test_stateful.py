@@ -44,6 +44,7 @@ WISHES: Final = st.sampled_from(
         "serve by hand",
         "serve by another",
         "remove the program",
+        "send a signal",
         "reset",
         "end the session",
     ]
@@ -82,6 +83,8 @@ class Life(World):
                 self.give(ev.StopRequested())
             case "reset":
                 self.give(ev.ResetFailed())
+            case "send a signal":
+                self.give(ev.Signalled())
             case "remove the program":
                 self.refuse_spawn = True
             case "end the session" if not self.closing:

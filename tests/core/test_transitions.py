@@ -69,9 +69,11 @@ EVENTS: Final[dict[str, Event]] = {
     "owner confirmed": ev.OwnerConfirmed(":1.7"),
     "owner denied": NOBODY,
     "time for the name is up": TIME_IS_UP,
+    "time for a handover is up": ev.TimerFired(Timer.HANDOVER),
     "time for the end is up": ev.TimerFired(Timer.STOP),
     "time for another SIGKILL": ev.TimerFired(Timer.KILL),
     "stop requested": ev.StopRequested(),
+    "signalled": ev.Signalled(),
     "closing": ev.Closing(),
     "reset failed": ev.ResetFailed(),
 }
@@ -132,7 +134,7 @@ def service_in(state: State) -> Service:
 
 def test_table_is_total() -> None:
     assert set(TRANSITIONS) == {(state, event) for state in State for event in EVENT_TYPES}
-    assert len(EVENT_TYPES) == 12
+    assert len(EVENT_TYPES) == 13
 
 
 def test_examples_here_are_of_every_type_of_event() -> None:

@@ -198,6 +198,14 @@ def test_a_service_that_exits(bus: Bus, status: int) -> None:
     assert (caught.value.returncode, caught.value.result) == (status, wanted)
 
 
+def test_a_service_fails_as_often_as_a_test_has_it_fail(bus: Bus) -> None:
+    bus.add_script(NAME, "exit 1\n")
+    for _ in range(6):
+        with pytest.raises(StartError) as caught:
+            bus.start(NAME)
+        assert caught.value.result == "exit-code"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1])
 def test_a_service_that_dies(bus: Bus, number: signal.Signals) -> None:
     service = bus.add_faulty(NAME, dies=number)

@@ -27,6 +27,7 @@ from broker.process import clock, procfs
 from broker.process.capture import Capture
 from broker.process.peer import NOBODY, Peer
 from broker.process.spawn import Program, SpawnRefusedError
+from broker.sparing import Sparing
 from broker.units import Units
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ class ActivationEvents(Protocol):
 
     def confirm_owner(self, name: str, on_answer: Callable[[str], None]) -> None:
         """Ask the bus who owns a name."""
+
+    def find_owners(self, on_answer: Callable[[frozenset[int]], None]) -> None:
+        """Ask the bus for the PIDs of all who own a well-known name."""
 
     def service_changed(self, unit: Unit) -> None:
         """A service's properties may have changed."""
@@ -98,6 +102,9 @@ class Activator:
         self._supervisor = supervisor
         self._events = events
         self._loop = asyncio.get_running_loop()
+        self._sparing = Sparing(
+            self._loop, supervisor, lambda unit: self.handle(unit, ev.OnlyServing())
+        )
         self._null_output = output is Output.NULL
         self._capture = (
             Capture(self._loop, events.log_appended) if output is Output.CAPTURE else None
@@ -131,6 +138,7 @@ class Activator:
                 unit.owner = NOBODY
             current = process.activation == unit.activation
             self.handle(unit, ev.ProcessExited(process.pid, process.started, process.exit, current))
+            self._sparing.look(unit)
 
     def activation_emptied(self, name: str) -> None:
         """An activation of the service has no process left."""
@@ -270,6 +278,8 @@ class Activator:
                 self._complete(unit, tokens, sure=sure)
             case ev.FailActivation(tokens, error):
                 self._fail(unit, tokens, error)
+            case ev.SignalAll(number, sparing=True):
+                self._sparing.signal(unit, number)
             case ev.SignalAll(number):
                 self._supervisor.signal(unit.service.name, number)
             case ev.CompleteStop():
@@ -355,11 +365,15 @@ class Activator:
         delay = {
             Timer.ACTIVATION: self._limits.activation_timeout,
             Timer.HANDOVER: self._limits.handover_timeout,
+            Timer.SERVING: 0.0,
             Timer.STOP: self._limits.stop_timeout,
             Timer.KILL: KILL_PERIOD,
         }[timer]
-        # SIGKILL once more is no verdict.
-        ask = None if timer is Timer.KILL else partial(self._ask_first, unit, timer)
+        ask: Callable[[Callable[[], None]], None] | None = partial(self._ask_first, unit, timer)
+        if timer is Timer.KILL:
+            ask = None  # SIGKILL once more is no verdict
+        elif timer is Timer.SERVING:
+            ask = partial(self._ask_serving, unit)
         unit.timer = Deadline(self._loop, delay, ask, partial(self._fire, unit, timer))
 
     def _ask_first(self, unit: Unit, timer: Timer, answered: Callable[[], None]) -> None:
@@ -376,6 +390,19 @@ class Activator:
                 answered()
 
         self._events.confirm_owner(unit.service.name, on_answer)
+
+    def _ask_serving(self, unit: Unit, answered: Callable[[], None]) -> None:
+        deadline = unit.timer
+        # Without an answer within the second that a deadline waits for it, all are ended: on
+        # a bus that stands still nobody is served, and what hangs is not to stay for ever.
+        unit.serving = frozenset()
+
+        def on_answer(owners: frozenset[int]) -> None:
+            if unit.timer is deadline:
+                self._sparing.note(unit, owners)
+                answered()
+
+        self._events.find_owners(on_answer)
 
     def _disarm(self, unit: Unit) -> None:
         if unit.timer is not None:

@@ -356,6 +356,10 @@ class Daemon:
         """Of ``ActivationEvents``."""
         self._on_bus.names.ask(name, on_answer)
 
+    def find_owners(self, on_answer: Callable[[frozenset[int]], None]) -> None:
+        """Of ``ActivationEvents``."""
+        self._on_bus.names.ask_processes(on_answer)
+
     def service_changed(self, unit: Unit) -> None:
         """Of ``ActivationEvents``."""
         if self._publisher is not None:

@@ -30,6 +30,7 @@ class Unit:
         activation: the supervisor's serial of the newest activation.
         owner: the process that took the name last; it counts while the name is owned.
         invocation_id: of the newest activation, 16 random bytes; empty before the first.
+        serving: the processes that the end of a failed activation spares, by PID.
         log: what it has written; None if that is not captured.
         listed: False once the descriptor has gone; then it lasts until it is at rest.
         refused_at: the number of failures at which a closed gate was last logged.
@@ -45,6 +46,7 @@ class Unit:
     refused_at: int = 0
     log: Log | None = None
     timer: Deadline | None = None
+    serving: frozenset[int] = frozenset()
     stopping: list[asyncio.Future[None]] = field(default_factory=list)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from broker.bus.codec import Message
     from broker.bus.connection import Connection
 
+log = logging.getLogger(__name__)
+
 # Of what one reading brings, so many changes of one name are told, with no answer between
 # them: the first ones and the last. That it was taken and lost, and how things stand, is
 # told by these; the rest is a client that flips the name thousands of times a second.
@@ -29,6 +32,8 @@ _CHANGES: Final = 8
 # Of what one reading brings, so many calls are refused; the rest get no answer. Nobody has
 # anything to ask of this connection.
 _REFUSALS: Final = 16
+# So many names are asked about at once, whatever there are more; a session has some dozens.
+_ASKED: Final = 4096
 
 
 class NameEvents(Protocol):
@@ -210,6 +215,37 @@ class NameWatch:
         self._request(
             of_bus("GetNameOwner", "s", [name]), on_reply, lost=lambda: self.ask(name, on_answer)
         )
+
+    def ask_processes(self, on_answer: Callable[[frozenset[int]], None]) -> None:
+        """Ask for the PIDs of all who own a well-known name, as far as the bus knows them.
+
+        There is no answer if the bus refuses, nor before there is a connection.
+        """
+
+        def on_names(reply: Message | Outcome) -> None:
+            if isinstance(reply, Outcome):
+                log.warning("the bus does not list its names: %s", reply)
+                return
+            (found,) = reply.body
+            names = [each for each in found if not each.startswith(":") and each != DRIVER]
+            pids: list[int | None] = []
+            wanted = min(len(names), _ASKED)
+
+            def on_pid(reply: Message | Outcome) -> None:
+                pids.append(_pid(reply))
+                if len(pids) == wanted:
+                    on_answer(frozenset(pid for pid in pids if pid))
+
+            def ask(name: str) -> None:
+                question = of_bus("GetConnectionUnixProcessID", "s", [name])
+                self._request(question, on_pid, lost=partial(ask, name))
+
+            for name in names[:wanted]:
+                ask(name)
+            if not wanted:
+                on_answer(frozenset())
+
+        self._request(of_bus("ListNames"), on_names, lost=partial(self.ask_processes, on_answer))
 
     def synced(self) -> asyncio.Future[None]:
         """Done when all has been told that the bus had said when this was called."""

@@ -30,6 +30,7 @@ class Timer(enum.Enum):
 
     ACTIVATION = enum.auto()  # the name must be owned by then
     HANDOVER = enum.auto()  # the same, where all processes of the activation have ended well
+    SERVING = enum.auto()  # the bus must have said whom a failed activation's processes serve
     STOP = enum.auto()  # SIGTERM must have done by then
     KILL = enum.auto()  # a short while, then SIGKILL once more
 
@@ -101,6 +102,11 @@ class Emptied:
 
 
 @dataclass(frozen=True, slots=True)
+class OnlyServing:
+    """All that ``SignalAll`` did not spare has gone."""
+
+
+@dataclass(frozen=True, slots=True)
 class OwnerConfirmed:
     """The bus answered ``ConfirmOwner``; all that it had said before has been handled."""
 
@@ -142,6 +148,7 @@ Event: TypeAlias = (
     | NameLost
     | ProcessExited
     | Emptied
+    | OnlyServing
     | OwnerConfirmed
     | TimerFired
     | StopRequested
@@ -200,9 +207,14 @@ class FailActivation:
 
 @dataclass(frozen=True, slots=True)
 class SignalAll:
-    """Send a signal to every process of the service."""
+    """Send a signal to every process of the service.
+
+    If ``sparing``, not to those that the bus said serve somebody by another name; and
+    ``OnlyServing`` follows as soon as no others are left.
+    """
 
     signal: int
+    sparing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,9 +29,12 @@ The rules, which the table below only spells out:
     - A timer is heard of when the bus has been asked as well, so what the service did in
       time comes before it (``broker.deadline``).
 4.  What a failed activation leaves running is ended: SIGTERM, then SIGKILL
-    after the stop timeout. A service that gave its name up may take its time
-    (``lingering``); it is ended only when asked for. A stop is complete with the last
-    process: the bus may still have to say that the name is free, and is not waited for.
+    after the stop timeout. However it failed, what serves somebody by another name stays,
+    and the service is ``lingering`` when the rest has gone: the bus is asked at that
+    moment who owns one, and not followed. A stop that somebody asks for ends these, too.
+    A service that gave its name up may take its time (``lingering``); it is ended only
+    when asked for. A stop is complete with the last process: the bus may still have to
+    say that the name is free, and is not waited for.
 5.  A request while the service is being ended waits, and starts it anew
     afterwards; it fails if even SIGKILL ends nothing for as long as a start may take.
     Only the processes of the newest activation count for rule 2.
@@ -102,10 +105,12 @@ class Service:
         self._timeout = activation_timeout
         self._handover_timeout = handover_timeout
         self.waiting = Waiting()
-        self._claim: ev.NameAcquired | None = None  # in a start, of the owner known so far
+        self._claim: ev.NameAcquired | None = None  # of the owner known so far
         self._kind = OwnerKind.OWN  # of the newest owner
         self._requested = NEVER
         self._signalled = False  # somebody has sent a signal into the newest activation
+        self._failed = False  # and that one has failed
+        self._sparing = False  # it is being ended for that, but for what serves somebody
         self._emptied = True  # no process of the newest activation is left
         self._all_gone = True  # no process of any activation is left
         self._ends = Ends()
@@ -170,7 +175,7 @@ class Service:
         self.state = State.START
         self.result = Result.SUCCESS
         self._requested = now
-        self._signalled = False
+        self._signalled = self._failed = False
         self._claim = None
         self._emptied = True
         # The question first: the child may have taken its name, and gone, before a later one.
@@ -194,7 +199,6 @@ class Service:
 
     def _acquired_start(self, event: ev.NameAcquired, now: Instant) -> list[Effect]:
         self._note_owner(event, now)
-        self._claim = event
         heard_before = not event.pid and event.started.monotonic <= self._requested.monotonic
         if heard_before or not event.current:
             self.waiting.doubt()
@@ -215,6 +219,7 @@ class Service:
         elif not self._find_owner(owner):
             return False
         self.state = self._owned_state
+        self._failed = False
         return True
 
     @property
@@ -224,6 +229,7 @@ class Service:
     def _note_owner(self, event: ev.NameAcquired, _now: Instant) -> list[Effect]:
         """All there is to do while it is being ended."""
         self.owner, self._kind = event.owner, event.kind
+        self._claim = event
         return []
 
     def _find_owner(self, event: ev.NameAcquired) -> bool:
@@ -250,7 +256,7 @@ class Service:
         return True
 
     def _lost(self, _event: ev.NameLost | ev.OwnerConfirmed, now: Instant) -> list[Effect]:
-        self.owner = ""
+        self.owner, self._claim = "", None
         self._settle()
         return self._go_on(now)
 
@@ -260,7 +266,7 @@ class Service:
         return [ev.ConfirmOwner()] if self._doomed else []
 
     def _lost_late(self, _event: ev.NameLost, _now: Instant) -> list[Effect]:
-        self.owner = ""
+        self.owner, self._claim = "", None
         return []
 
     def _confirmed_running(self, event: ev.OwnerConfirmed, now: Instant) -> list[Effect]:
@@ -293,7 +299,7 @@ class Service:
         main = event.pid == self.main.pid
         stopping = self.state in (State.STOP_SIGTERM, State.STOP_SIGKILL)
         served = self._kind is OwnerKind.OWN and self.state is not State.START
-        judge = main and served and not stopping
+        judge = main and served and not stopping and not self._failed
         if main:
             self._main_exited(event.exit, now, judge=judge)
         counts = event.current and not judge and not stopping
@@ -347,13 +353,15 @@ class Service:
     def _fail(self, error: Outcome, result: Result, now: Instant) -> list[Effect]:
         self.result = result
         self.failures += 1
+        self._failed = True
         if not self._signalled:
             self._limit.failed(now.monotonic)
         effects: list[Effect] = [ev.CancelTimer(), *self._refuse(error)]
         if self._claim is not None and self._follow(self._claim):
             return effects  # the bus has been too slow to confirm it
         if not self._emptied:
-            return effects + self._end()
+            self.state, self._sparing = State.STOP_SIGTERM, True
+            return [*effects, ev.ArmTimer(Timer.SERVING)]
         self._settle()
         return effects
 
@@ -374,8 +382,20 @@ class Service:
         return self._fail(reasons.timed_out(self.name, self._timeout), Result.TIMEOUT, now)
 
     def _end(self) -> list[Effect]:
-        self.state = State.STOP_SIGTERM
+        self.state, self._sparing = State.STOP_SIGTERM, False
         return [ev.ArmTimer(Timer.STOP), ev.SignalAll(SIGTERM)]
+
+    def _stop_stopping(self, _event: ev.StopRequested, _now: Instant) -> list[Effect]:
+        return [ev.CancelTimer(), *self._end()] if self._sparing else []
+
+    def _spared(self, _event: ev.OnlyServing, now: Instant) -> list[Effect]:
+        if not self._sparing:
+            return []
+        self._sparing = False
+        # One of them may have taken the name meanwhile.
+        if self._claim is None or not self._follow(self._claim):
+            self._settle()
+        return [ev.CancelTimer(), *self._go_on_after_end(now)]
 
     def _stop(self, _event: ev.StopRequested, now: Instant) -> list[Effect]:
         if not self._all_gone:
@@ -402,6 +422,9 @@ class Service:
 
         Who waits for the end waits no longer than for a start.
         """
+        if event.timer is Timer.SERVING and self.state is State.STOP_SIGTERM:
+            term = ev.SignalAll(SIGTERM, self._sparing)
+            return [ev.CancelTimer(), ev.ArmTimer(Timer.STOP), term]
         if event.timer not in (Timer.STOP, Timer.KILL):
             return []  # one that has been cancelled
         refused = []
@@ -410,13 +433,17 @@ class Service:
             self.failures += 1
             refused = self._refuse(reasons.unending(self.name))
         self.state = State.STOP_SIGKILL
-        return [ev.SignalAll(SIGKILL), ev.CancelTimer(), ev.ArmTimer(Timer.KILL), *refused]
+        kill = ev.SignalAll(SIGKILL, self._sparing)
+        return [kill, ev.CancelTimer(), ev.ArmTimer(Timer.KILL), *refused]
 
     def _ended(self, now: Instant) -> list[Effect]:
         self._settle()
+        return [ev.CancelTimer(), ev.CompleteStop(), *self._go_on_after_end(now)]
+
+    def _go_on_after_end(self, now: Instant) -> list[Effect]:
         if self.state in _OWNED_STATES:
             self.waiting.doubt()  # no answer that is under way is to one of them
-        return [ev.CancelTimer(), ev.CompleteStop(), *self._go_on(now)]
+        return self._go_on(now)
 
     def _close(self, event: ev.Closing, now: Instant) -> list[Effect]:
         self._closing = True
@@ -447,6 +474,7 @@ _AT_REST: Final = {
     ev.NameLost: _S._lost_late,
     ev.ProcessExited: _S._exited,
     ev.Emptied: _S._note_emptied,
+    ev.OnlyServing: _S._ignore,
     ev.OwnerConfirmed: _S._ignore,
     ev.TimerFired: _S._ignore,
     ev.StopRequested: _S._stop_idle,
@@ -465,8 +493,9 @@ _STOPPING: Final = {
     ev.Requested: _S._wait_for_end,
     ev.NameAcquired: _S._note_owner,
     ev.Emptied: _S._emptied_ending,
+    ev.OnlyServing: _S._spared,
     ev.TimerFired: _S._stop_timeout,
-    ev.StopRequested: _S._ignore,
+    ev.StopRequested: _S._stop_stopping,
 }
 _BY_STATE: Final = {
     State.DEAD: _AT_REST,
@@ -479,6 +508,7 @@ _BY_STATE: Final = {
         ev.NameLost: _S._lost_start,
         ev.ProcessExited: _S._exited_start,
         ev.Emptied: _S._emptied_start,
+        ev.OnlyServing: _S._ignore,
         ev.OwnerConfirmed: _S._confirmed_start,
         ev.TimerFired: _S._start_timeout,
         ev.StopRequested: _S._stop_start,

@@ -386,6 +386,31 @@ async def test_asking_tells_the_owner_or_that_there_is_none(
     assert answers == [one.unique_name, ""]
 
 
+async def test_asking_for_processes_tells_all_that_own_a_name(
+    bus: str, watcher: Watcher, owner: Callable[[], Owner]
+) -> None:
+    answers = Log()
+    watcher.watch.ask_processes(answers.append)
+    await answers.until_length(1)
+    owner().take(OTHER)
+    owner()  # a connection without a name
+    await watcher.watch.watch([NAME])
+    with _start(bus) as process:
+        await watcher.told.until_length(1)
+        watcher.watch.ask_processes(answers.append)
+        await answers.until_length(2)
+        process.kill()
+    await watcher.told.until_length(2)
+    watcher.watch.ask_processes(answers.append)  # left to the next connection
+    watcher.connection.close()
+    await watcher.connection.wait_closed()
+    watcher.connection = await Connection.to_bus(address.connect(bus))
+    await watcher.begin()
+    await answers.until_length(3)
+    assert answers == [frozenset(), {PID, process.pid}, {PID}]
+    watcher.connection.close()
+
+
 async def test_an_answer_comes_after_all_that_the_bus_said_before_it(
     watcher: Watcher, owner: Callable[[], Owner]
 ) -> None:

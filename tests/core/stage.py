@@ -45,6 +45,7 @@ LOST: Final = ev.NameLost()
 ALL_GONE: Final = ev.Emptied(all_gone=True)
 OLDER_LEFT: Final = ev.Emptied(all_gone=False)
 STOP: Final = ev.StopRequested()
+ONLY_SERVING: Final = ev.OnlyServing()
 SIGNALLED: Final = ev.Signalled()
 CLOSING: Final = ev.Closing()
 RESET: Final = ev.ResetFailed()
@@ -102,6 +103,14 @@ def served(taken: ev.NameAcquired) -> list[Event]:
 ASK: Final = [ev.ConfirmOwner()]
 SPAWN: Final = [ev.Spawn()]
 SIGTERM_ALL: Final = [ev.ArmTimer(Timer.STOP), ev.SignalAll(15)]
+# To a failed activation, when the bus has said whom it serves.
+SPARE: Final = [ev.ArmTimer(Timer.SERVING)]
+SIGTERM_OTHERS: Final = [ev.CancelTimer(), ev.ArmTimer(Timer.STOP), ev.SignalAll(15, sparing=True)]
+SIGKILL_OTHERS: Final = [
+    ev.SignalAll(9, sparing=True),
+    ev.CancelTimer(),
+    ev.ArmTimer(Timer.KILL),
+]
 SIGKILL_ALL: Final = [ev.SignalAll(9), ev.CancelTimer(), ev.ArmTimer(Timer.KILL)]
 STOPPED: Final = [ev.CancelTimer(), ev.CompleteStop()]
 HANDED_OVER: Final = [ev.CancelTimer(), ev.ArmTimer(Timer.HANDOVER)]

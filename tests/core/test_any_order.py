@@ -47,11 +47,12 @@ EVENTS: Final = st.one_of(
     st.builds(ev.OwnerConfirmed, st.one_of(st.just(""), OWNERS)),
     st.builds(ev.TimerFired, st.sampled_from(Timer)),
     st.builds(ev.Signalled),
+    st.builds(ev.OnlyServing),
     st.builds(ev.ResetFailed),
 )
 TIMERS: Final = {
     State.START: {Timer.ACTIVATION, Timer.HANDOVER},
-    State.STOP_SIGTERM: {Timer.STOP},
+    State.STOP_SIGTERM: {Timer.SERVING, Timer.STOP},
     State.STOP_SIGKILL: {Timer.KILL},
 }
 NOBODY: Final = ev.OwnerConfirmed("")
@@ -97,7 +98,7 @@ class AnyOrder(RuleBasedStateMachine):
                 self.questions += 1
             case ev.CompleteActivation(tokens, _) | ev.FailActivation(tokens, _):
                 self.settled.update(tokens)
-            case ev.SignalAll(_):
+            case ev.SignalAll():
                 assert self.service.state in {State.STOP_SIGTERM, State.STOP_SIGKILL}
             case ev.CompleteStop():
                 self.stops = 0

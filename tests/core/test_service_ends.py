@@ -31,10 +31,14 @@ from tests.core.stage import (
     NAME,
     NOBODY,
     OLDER_LEFT,
+    ONLY_SERVING,
     SECOND_REQUEST,
     SEGV,
     SIGKILL_ALL,
+    SIGKILL_OTHERS,
     SIGTERM_ALL,
+    SIGTERM_OTHERS,
+    SPARE,
     SPAWN,
     STOP,
     STOPPED,
@@ -48,6 +52,7 @@ from tests.core.stage import (
     fires,
     in_state,
     lingering,
+    owned_by,
     refused,
     served,
     spawned,
@@ -79,7 +84,7 @@ def test_process_that_exits_with_a_status_is_a_reason_before_the_others_have_gon
     play.do(ended(10, EXIT_3))
     effects = play.do(NOBODY)
     assert isinstance(the_error(effects), SpawnChildExited)
-    assert effects[-2:] == SIGTERM_ALL  # rule 4
+    assert effects[-1:] == SPARE  # rule 4
     play.do(ended(11, TERM), ALL_GONE)
     assert play.end == (State.FAILED, Result.EXIT_CODE, 1)
     assert play.exec_main == (10, EXIT_3)
@@ -179,7 +184,7 @@ def test_bad_end_of_a_daemon_is_a_reason_before_the_others_have_gone() -> None:
         assert play.do(ended(12, EXIT_3)) == []  # one answer is enough
         effects = play.do(NOBODY)
         assert isinstance(the_error(effects), SpawnChildExited)
-        assert effects[-2:] == SIGTERM_ALL
+        assert effects[-1:] == SPARE
 
 
 def test_daemon_that_crashes_before_the_name_decides_the_activation() -> None:
@@ -229,7 +234,7 @@ def test_time_that_is_up_is_a_reason() -> None:
     assert isinstance(the_error(effects), TimedOut)
     assert "25 s" in str(the_error(effects))
     assert NAME in str(the_error(effects))
-    assert effects[-2:] == SIGTERM_ALL
+    assert effects[-1:] == SPARE
     assert (play.state, play.service.result) == (State.STOP_SIGTERM, Result.TIMEOUT)
     play.do(ended(10, TERM), ALL_GONE)
     assert play.end == (State.FAILED, Result.TIMEOUT, 1)
@@ -263,12 +268,68 @@ def test_failed_service_is_started_again_on_request() -> None:
 def test_failed_activation_is_ended_with_sigterm_then_sigkill_until_nothing_is_left() -> None:
     play = starting()
     effects = play.do(fires(Timer.ACTIVATION))
-    assert effects[-2:] == SIGTERM_ALL
+    assert effects[-1:] == SPARE
+    assert play.do(fires(Timer.SERVING)) == SIGTERM_OTHERS
     for timer in (Timer.STOP, Timer.KILL, Timer.KILL, Timer.KILL):
-        assert play.do(fires(timer)) == SIGKILL_ALL
+        assert play.do(fires(timer)) == SIGKILL_OTHERS
         assert play.state is State.STOP_SIGKILL
     assert play.do(ended(10, KILL), ALL_GONE) == STOPPED
     assert play.end == (State.FAILED, Result.TIMEOUT, 1)
+
+
+def spared() -> Play:
+    """A failed activation has left a process that serves somebody by another name."""
+    play = starting()
+    play.do(fires(Timer.ACTIVATION), fires(Timer.SERVING), ended(11, TERM))
+    assert play.do(ONLY_SERVING) == [ev.CancelTimer()]
+    return play
+
+
+def test_what_serves_somebody_by_another_name_outlives_a_failed_activation() -> None:
+    play = spared()
+    assert play.end == (State.LINGERING, Result.TIMEOUT, 1)
+    assert play.service.main.pid == 10
+    # Its own end is no second failure.
+    play.do(ended(10, SEGV), ALL_GONE)
+    assert play.end == (State.FAILED, Result.TIMEOUT, 1)
+
+
+def test_what_was_spared_is_started_anew_beside_and_may_take_the_name_after_all() -> None:
+    play = spared()
+    assert play.do(SECOND_REQUEST) == SPAWN
+    play.do(spawned(11))
+    assert play.do(took(10, current=False)) == ASK
+    assert play.do(owned_by(10)) == [ev.CancelTimer(), completed("second")]
+    assert play.end == (State.RUNNING, Result.SUCCESS, 1)
+
+
+def test_what_was_spared_is_ended_when_somebody_asks_for_it() -> None:
+    assert spared().do(STOP) == SIGTERM_ALL
+
+
+def test_stop_while_others_are_ended_ends_what_is_spared_as_well() -> None:
+    for before in ([], [fires(Timer.SERVING)], [fires(Timer.SERVING), fires(Timer.STOP)]):
+        play = starting()
+        play.do(fires(Timer.ACTIVATION), *before)
+        assert play.do(STOP) == [ev.CancelTimer(), *SIGTERM_ALL]
+        assert play.state is State.STOP_SIGTERM
+        assert play.do(STOP) == []
+        assert play.do(ONLY_SERVING) == []
+        assert play.do(ended(10, TERM), ALL_GONE) == STOPPED
+
+
+def test_spared_process_that_takes_the_name_while_others_are_ended_serves_who_waits() -> None:
+    play = starting()
+    play.do(fires(Timer.ACTIVATION), fires(Timer.SERVING), SECOND_REQUEST, took())
+    assert play.do(ONLY_SERVING) == [ev.CancelTimer(), *ASK]
+    assert play.do(owned_by()) == [completed("second")]
+    assert play.end == (State.RUNNING, Result.SUCCESS, 1)
+
+
+def test_request_while_others_are_ended_starts_anew_beside_what_is_spared() -> None:
+    play = starting()
+    play.do(fires(Timer.ACTIVATION), fires(Timer.SERVING), SECOND_REQUEST, took(), LOST)
+    assert play.do(ONLY_SERVING) == [ev.CancelTimer(), *SPAWN]
 
 
 def test_lingering_service_is_left_in_peace() -> None:
@@ -462,7 +523,8 @@ def test_leftover_that_takes_the_name_again_serves_who_waits() -> None:
 
 def test_failed_activation_is_ended_together_with_leftovers() -> None:
     play = beside_leftover()
-    assert play.do(fires(Timer.ACTIVATION))[-2:] == SIGTERM_ALL
+    assert play.do(fires(Timer.ACTIVATION))[-1:] == SPARE
+    assert play.do(fires(Timer.SERVING)) == SIGTERM_OTHERS
     assert play.do(ended(11, TERM), OLDER_LEFT) == []
     assert play.do(ended(10, KILL, current=False), ALL_GONE) == STOPPED
     assert play.end == (State.FAILED, Result.TIMEOUT, 1)

@@ -27,7 +27,7 @@ OWNED: Final = {State.RUNNING, State.EXTERNAL}
 # Which timer may be armed, and must be, in which state.
 TIMERS: Final = {
     State.START: {Timer.ACTIVATION, Timer.HANDOVER},
-    State.STOP_SIGTERM: {Timer.STOP},
+    State.STOP_SIGTERM: {Timer.SERVING, Timer.STOP},
     State.STOP_SIGKILL: {Timer.KILL},
 }
 
@@ -101,6 +101,8 @@ class Life(World):
     def fire(self, timer: Timer) -> None:
         """It is heard of once, and runs no more then."""
         self.timer = None
+        if timer is Timer.SERVING:
+            self.spared = {each for each in self.living() if each.serves}
         self.give(ev.TimerFired(timer))
 
     @precondition(lambda self: self.living() and len(self.present()) < 5)
@@ -110,6 +112,21 @@ class Life(World):
         parent = self.living()[which % len(self.living())]
         child = Proc(self.free_pid(), parent.activation, self.now(), parent)
         self.procs.append(child)
+        if parent in self.spared:
+            self.spared.add(child)
+
+    @precondition(lambda self: self.living())
+    @rule(which=PICK)
+    def take_another_name(self, which: int) -> None:
+        """A process of the service serves somebody by a name that is not the service's."""
+        self.living()[which % len(self.living())].serves = True
+
+    @precondition(lambda self: self.spared and self.service.state in STOPPING)
+    @rule()
+    def others_have_gone(self) -> None:
+        """Only what is spared is left."""
+        if self.present() and self.spared.issuperset(self.present()):
+            self.give(ev.OnlyServing())
 
     @precondition(lambda self: self.living())
     @rule(which=PICK, end=EXITS, silently=st.booleans())
@@ -259,11 +276,12 @@ class Life(World):
 
     @invariant()
     def what_failed_does_not_linger(self) -> None:
-        """Rule 4: it is ended, unless its name came after all."""
+        """Rule 4: it is ended, unless its name came after all, or it serves somebody."""
         if self.service.state in OWNED:
             self.failed_activation = 0
         elif self.service.state is State.LINGERING:
-            assert self.failed_activation not in {each.activation for each in self.present()}
+            left = {each for each in self.present() if each.activation == self.failed_activation}
+            assert left <= self.spared
 
     @invariant()
     def main_process_is_not_one_that_was_reaped(self) -> None:

@@ -70,9 +70,11 @@ EVENTS: Final[dict[str, Event]] = {
     "owner denied": NOBODY,
     "time for the name is up": TIME_IS_UP,
     "time for a handover is up": ev.TimerFired(Timer.HANDOVER),
+    "bus has said who serves": ev.TimerFired(Timer.SERVING),
     "time for the end is up": ev.TimerFired(Timer.STOP),
     "time for another SIGKILL": ev.TimerFired(Timer.KILL),
     "stop requested": ev.StopRequested(),
+    "only what serves is left": ev.OnlyServing(),
     "signalled": ev.Signalled(),
     "closing": ev.Closing(),
     "reset failed": ev.ResetFailed(),
@@ -110,9 +112,12 @@ CHANGES: Final = {
     (State.LINGERING, "all gone"): State.DEAD,
     (State.LINGERING, "stop requested"): State.STOP_SIGTERM,
     (State.STOP_SIGTERM, "all gone"): State.FAILED,
+    (State.STOP_SIGTERM, "only what serves is left"): State.LINGERING,
     (State.STOP_SIGTERM, "time for the end is up"): State.STOP_SIGKILL,
     (State.STOP_SIGTERM, "time for another SIGKILL"): State.STOP_SIGKILL,
     (State.STOP_SIGKILL, "all gone"): State.FAILED,
+    (State.STOP_SIGKILL, "only what serves is left"): State.LINGERING,
+    (State.STOP_SIGKILL, "stop requested"): State.STOP_SIGTERM,
 }
 
 # A spawn is answered before anything else can happen.
@@ -134,7 +139,7 @@ def service_in(state: State) -> Service:
 
 def test_table_is_total() -> None:
     assert set(TRANSITIONS) == {(state, event) for state in State for event in EVENT_TYPES}
-    assert len(EVENT_TYPES) == 13
+    assert len(EVENT_TYPES) == 14
 
 
 def test_examples_here_are_of_every_type_of_event() -> None:

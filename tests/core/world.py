@@ -61,6 +61,7 @@ class Proc:
         zombie: it has ended and nobody has waited for it.
         gone: it has been waited for.
         told: when the service has heard how it ended; 0: it has not.
+        serves: it owns another name.
     """
 
     pid: int
@@ -70,6 +71,7 @@ class Proc:
     zombie: bool = False
     gone: bool = False
     told: int = 0
+    serves: bool = False
     end: Exit = Exit(0, 0)  # noqa: RUF009 - it is frozen
 
     @property
@@ -135,6 +137,7 @@ class World(RuleBasedStateMachine):
         self.tick = 100
         self.ledger = Ledger()
         self.procs: list[Proc] = []
+        self.spared: set[Proc] = set()  # as the bus said when an activation had failed
         self.activation = 0  # the newest that has had a process
         self.activations = 0
         self.failed_activation = 0  # if the newest that had a process has failed
@@ -187,8 +190,8 @@ class World(RuleBasedStateMachine):
                 self.completed(tokens, sure=sure)
             case ev.FailActivation(tokens, error):
                 self.failed(tokens, error)
-            case ev.SignalAll(number):
-                self.signalled(number)
+            case ev.SignalAll(number, sparing):
+                self.signalled(number, sparing=sparing)
             case ev.CompleteStop():
                 assert not self.present(), "a stop is complete while processes are left"
                 self.ledger.stops = 0
@@ -306,12 +309,20 @@ class World(RuleBasedStateMachine):
         else:
             assert self.service.main.exit.status == int(number[1])
 
-    def signalled(self, number: int) -> None:
-        """SIGTERM may be ignored; SIGKILL is not, though a fork may escape it."""
+    def signalled(self, number: int, *, sparing: bool) -> None:
+        """SIGTERM may be ignored; SIGKILL is not, though a fork may escape it.
+
+        What serves somebody gets neither, unless somebody has asked for its end.
+        """
+        if sparing:
+            assert not self.ledger.stops
+        else:
+            assert self.ledger.stops or self.closing
+            self.spared = set()
         assert number == (SIGTERM if self.service.state is State.STOP_SIGTERM else SIGKILL)
         assert self.service.state in STOPPING
         if number == SIGKILL:
-            for proc in self.living():
+            for proc in set(self.living()) - self.spared:
                 self.end(proc, Exit(2, SIGKILL), silently=False)
 
     # -- the world ---------------------------------------------------------------

@@ -1,0 +1,77 @@
+"""A failed activation is ended, but for what serves somebody by another name."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from broker.core.state import State
+from broker.process import procfs
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Collection
+
+    from broker.process.supervisor import Supervisor
+    from broker.units import Unit
+
+log = logging.getLogger(__name__)
+
+_ENDING: Final = (State.STOP_SIGTERM, State.STOP_SIGKILL)
+
+
+class Sparing:
+    """Signals the processes of a service that serve nobody.
+
+    An owner of a name needs its children, which do a part of its work, and may need its
+    parents: a sandbox's ends what is in it (PR_SET_PDEATHSIG). So the line is drawn between
+    what an owner is related to by descent and all else.
+
+    Args:
+        on_none_left: called when nothing of a service is left but what is spared.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        supervisor: Supervisor,
+        on_none_left: Callable[[Unit], None],
+    ) -> None:
+        self._loop = loop
+        self._supervisor = supervisor
+        self._on_none_left = on_none_left
+        self._looking: set[Unit] = set()
+
+    def note(self, unit: Unit, owners: Collection[int]) -> None:
+        """Spare those of the service's processes that own a name, given all that do."""
+        unit.serving = frozenset(owners).intersection(self._supervisor.tree(unit.service.name))
+        if unit.serving:
+            pids = ", ".join(map(str, sorted(unit.serving)))
+            log.warning("%s: left running for its other names: process %s", unit.service.name, pids)
+
+    def signal(self, unit: Unit, number: int) -> None:
+        """Send a signal to all others."""
+        if not unit.serving:
+            self._supervisor.signal(unit.service.name, number)
+            return
+        for pid in self._others(unit):
+            self._supervisor.signal_process(pid, number)
+        self.look(unit)
+
+    def look(self, unit: Unit) -> None:
+        """Find out, when all that has ended in this turn of the loop is known, if any is left."""
+        if unit.serving and unit.service.state in _ENDING and unit not in self._looking:
+            self._looking.add(unit)
+            self._loop.call_soon(self._look, unit)
+
+    def _look(self, unit: Unit) -> None:
+        self._looking.discard(unit)
+        if unit.service.state in _ENDING and not self._others(unit):
+            self._on_none_left(unit)
+
+    def _others(self, unit: Unit) -> list[int]:
+        tree = self._supervisor.tree(unit.service.name)
+        spared: set[int] = set()
+        for pid in unit.serving.intersection(tree):
+            spared.update(procfs.ancestors(pid), procfs.with_descendants([pid]))
+        return [pid for pid in tree if pid not in spared and procfs.alive(pid)]

@@ -18,8 +18,8 @@ from broker.core import events as ev
 from broker.core.clock import NEVER
 from broker.core.events import OwnerKind, Timer
 from broker.core.exits import Exit, Result
-from broker.core.service import SIGTERM
 from broker.core.state import State
+from broker.core.transitions import SIGTERM
 from tests.core.world import HANDOVER, STOPPING, TIMEOUT, Acquired, Answer, Lost, Proc, World
 
 REST: Final = {State.DEAD, State.FAILED}

@@ -24,9 +24,10 @@ from broker.core import events as ev
 from broker.core.clock import Instant
 from broker.core.events import OwnerKind, Timer
 from broker.core.exits import Exit, Result
-from broker.core.service import SIGKILL, SIGTERM, Service
+from broker.core.service import Service
 from broker.core.start_limit import StartLimit
 from broker.core.state import State
+from broker.core.transitions import SIGKILL, SIGTERM
 from broker.errors import (
     Outcome,
     ShuttingDown,

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from broker.client import Signal
-
+    from tests.aio_client import Signal
     from tests.integration.buses import Bus, Place
 
 pytestmark = pytest.mark.asyncio

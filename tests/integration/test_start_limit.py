@@ -7,8 +7,8 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-
 from broker.client import MANAGER, ROOT
+
 from broker.errors import RemoteError
 from tests.integration.buses import TEST
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
+# <linux/sched.h>: PF_EXITING and PF_DUMPCORE.
+_PF_ENDING: Final = 0x4 | 0x200
+_SIGKILL_PENDING: Final = 1 << (signal.SIGKILL - 1)
 # A kernel may lack CONFIG_PROC_CHILDREN.
 _HAS_CHILDREN: Final = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
@@ -198,6 +202,39 @@ def alive(pid: int) -> bool:
     """Whether a process exists and has a thread that runs."""
     about = stat(pid)
     return about is not None and not about.ended
+
+
+def is_ending(pid: int) -> bool:
+    """Whether nothing is before a process but its end: it exits, dumps core or is being killed.
+
+    Between its last instruction and a zombie a process gives back its memory, and has no
+    command line any more. A signal that is to end it (SIGKILL, or one that it leaves to its
+    default) is SIGKILL to each of its threads at once, whenever they come to take it.
+    """
+    return all(_thread_ends(f"/proc/{pid}/task/{thread}") for thread in _names(f"/proc/{pid}/task"))
+
+
+def _thread_ends(path: str) -> bool:
+    data = read(f"{path}/stat")
+    if not data or int(data.rpartition(b")")[2].split()[6]) & _PF_ENDING:
+        return True
+    for line in (read(f"{path}/status") or b"").splitlines():
+        if line.startswith(b"SigPnd:"):
+            return bool(int(line.split()[1], 16) & _SIGKILL_PENDING)
+    return True
+
+
+def program(pid: int) -> str:
+    """The base name of the file that a process executes; of a script, that is the interpreter's.
+
+    Where that is not ours to know, that of its first argument; else the name that ps shows.
+    """
+    try:
+        path = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
+    except OSError:
+        about = stat(pid)
+        path = next(iter(arguments(pid)), about.comm if about else "")
+    return os.path.basename(path)
 
 
 def cpu_nanoseconds(pid: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -177,3 +178,34 @@ def test_the_command_line_of_a_program_that_was_given_odd_arguments() -> None:
             "a\nb",
             "\\xff",
         )
+
+
+def test_what_is_killed_is_ending_before_it_is_dead(child: str) -> None:
+    with started(child, "name", "plain") as process:
+        line_of(process)
+        assert not procfs.is_ending(process.pid)
+        os.kill(process.pid, signal.SIGKILL)
+        # It may not have run since.
+        assert procfs.is_ending(process.pid)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert procfs.is_ending(process.pid)
+
+
+def test_what_lives_on_without_its_main_thread_is_not_ending(child: str) -> None:
+    with started(child, "leaderless") as process:
+        while (about := procfs.stat(process.pid)) and about.state != "Z":
+            pass
+        assert not procfs.is_ending(process.pid)
+
+
+def test_the_program_of_a_process_is_its_file(child: str) -> None:
+    with subprocess.Popen(
+        ["another", "plain", "0", "stdin"], executable=child, stdin=subprocess.PIPE
+    ) as process:
+        assert procfs.program(process.pid) == os.path.basename(child)
+        assert process.stdin is not None
+        process.stdin.close()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        # A zombie executes nothing, and has its name alone.
+        assert procfs.program(process.pid) == os.path.basename(child)[:15]
+    assert procfs.program(process.pid) == ""

@@ -415,4 +415,10 @@ class Daemon:
         """Of ``ControlEvents``: after all that the bus has to say about what was done before."""
         # A bus that has gone has nothing to say: its services have lost their names.
         await self._on_bus.heard(VERDICT_TIMEOUT)
-        return leaks.find(self.units.values(), self.supervisor, self._engine.pid)
+        units, engine = self.units.values(), self._engine.pid
+        found = leaks.find(units, self.supervisor, engine, names={})
+        if found:
+            # Who is connected matters for these alone: hundreds of questions, mostly spared.
+            names = await self._on_bus.processes(VERDICT_TIMEOUT)
+            found = leaks.find(units, self.supervisor, engine, names)
+        return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from broker.api import paths
 from broker.api.callers import BusCallers
 from broker.api.publisher import Publisher
+from broker.bus.calls import within
 from broker.bus.driver import DO_NOT_QUEUE, PRIMARY_OWNER
 from broker.bus.lasting import LastingConnection
 from broker.bus.names import NameWatch
@@ -145,6 +146,34 @@ class Presence:
     async def heard(self, seconds: float) -> None:
         """Return when all is known that the bus has said of names, or the time is up."""
         await asyncio.wait([self.names.synced()], timeout=seconds)
+
+    async def processes(self, seconds: float) -> dict[str, int]:
+        """The PID behind each name on the bus, unique ones too; what it does not say is missing.
+
+        Args:
+            seconds: for its answers; after them there are none.
+        """
+        asking = asyncio.get_running_loop().create_task(self._ask_processes())
+        try:
+            if await within(seconds, asking):
+                return asking.result()
+            log.warning("the bus does not say in time who is connected")
+        except Outcome as e:
+            log.warning("the bus does not say who is connected: %s", e)
+        finally:
+            asking.cancel()
+        return {}
+
+    async def _ask_processes(self) -> dict[str, int]:
+        connection = self._serving.connection
+        (names,) = await connection.call_bus("ListNames")
+        answers = await connection.call_bus_each("GetConnectionUnixProcessID", names)
+        return {
+            name: answer.body[0]
+            for name, answer in zip(names, answers, strict=True)
+            # An error of one that has left meanwhile, or is in another PID namespace.
+            if not isinstance(answer, Outcome)
+        }
 
     async def finish(self, last_callers: Iterable[str], seconds: float) -> None:
         """Return when all has been said and answered, or the time is up.

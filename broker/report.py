@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from broker.core.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -36,9 +38,13 @@ def of_leak(leak: Leak) -> dict[str, Any]:
     return {
         "service": leak.service,
         "pid": leak.pid,
+        "origin": leak.origin,
         "adopted": leak.adopted,
+        "program": printable(leak.program),
         "command": list(leak.command),
+        "state": leak.state,
         "age": round(leak.age, 3),
+        "names": list(leak.names),
     }
 
 

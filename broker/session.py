@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from broker import report
@@ -54,7 +55,20 @@ class Ended:
     report: dict[str, Any]
 
 
-def run(config: Config, argv: Sequence[str]) -> Ended:
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """What is let pass of what outlives the command.
+
+    Attributes:
+        grace: seconds for what is about to end.
+        ignored: patterns of programs (``Leak.matches``).
+    """
+
+    grace: float = 0.0
+    ignored: Sequence[str] = ()
+
+
+def run(config: Config, argv: Sequence[str], patience: Patience) -> Ended:
     """Run a command in a session; when this returns, nothing of it is left.
 
     Raises:
@@ -63,17 +77,29 @@ def run(config: Config, argv: Sequence[str]) -> Ended:
     """
     inherited = signals.take_over(FORWARDED)
     kernel.check()
-    return asyncio.run(_Session(config, argv, inherited.mask, close_on_exec()).run())
+    session = _Session(config, argv, inherited.mask, close_on_exec(), patience)
+    return asyncio.run(session.run())
+
+
+def _one_has_ended(processes: Sequence[Process]) -> bool:
+    return not all(each.running for each in processes)
 
 
 class _Session:
     def __init__(
-        self, config: Config, argv: Sequence[str], mask: frozenset[int], fds: list[int]
+        self,
+        config: Config,
+        argv: Sequence[str],
+        mask: frozenset[int],
+        fds: list[int],
+        patience: Patience,
     ) -> None:
         self._config = config
         self._argv = argv
         self._mask = mask
         self._fds = fds
+        self._patience = patience
+        self._hurried = asyncio.Event()
 
     async def run(self) -> Ended:
         self._daemon = Daemon(self._config)
@@ -98,6 +124,8 @@ class _Session:
 
         def on_signal() -> None:
             for number, code in kernel.read_signalfd(fd):
+                if not process.running:
+                    self._hurried.set()
                 # SI_USER and its kind are 0 and below: somebody sent it to us alone.
                 # What the terminal sends goes to its whole foreground group, and
                 # the command has had it.
@@ -123,12 +151,35 @@ class _Session:
                 raise EngineFailed("the session was ended by a call of Exit")
             bus.cancel()
             command.cancel()
-            left = await daemon.leaks()
+            # This also brings all news of names: a service that has served is not starting.
+            left = await self._leaks(self._patience)
             about = report.of_session(daemon.units.values(), daemon.supervisor.processes)
             return Ended(ended, left, about)
         finally:
             loop.remove_reader(fd)
             os.close(fd)
+
+    async def _leaks(self, patience: Patience) -> Sequence[Leak]:
+        """What outlives the command by the grace, or until somebody sends us a signal."""
+        supervisor = self._daemon.supervisor
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience.grace
+        while True:
+            found = await self._daemon.leaks()
+            found = [each for each in found if not each.matches(patience.ignored)]
+            left = deadline - loop.time()
+            if not found or left <= 0 or self._hurried.is_set():
+                return found
+            # One of them may end the wait for all others. (What is not our own child ends
+            # without a word: it is looked for again at the deadline.)
+            own = [process for each in found if (process := supervisor.processes.get(each.pid))]
+            ends = {
+                loop.create_task(supervisor.until(partial(_one_has_ended, own), left)),
+                loop.create_task(self._hurried.wait()),
+            }
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for task in ends:
+                task.cancel()
 
     def _spawn(self, on_refused: Callable[[SpawnRefusedError], None]) -> Process:
         environ = {k: v for k, v in self._config.environ.items() if k not in _DROPPED}

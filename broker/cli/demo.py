@@ -21,7 +21,7 @@ from broker.engine.choose import CHOICES
 from broker.errors import BadConfiguration, KernelRefused
 from broker.process import procfs
 from broker.process.signals import open_standard_streams
-from broker.session import run
+from broker.session import Patience, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +88,7 @@ def _tour(program: str, engine: str, environ: dict[str, str]) -> Exit:
     }
     with closing(listen.private(environ)) as listener:
         config = options.config(listener, environ, chosen)
-        return run(config, [program, "tour"]).exit
+        return run(config, [program, "tour"], Patience()).exit
 
 
 def descriptors() -> Path:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 import click
 
 from broker import __version__, report
-from broker.cli import PROGRAM, complain, options
+from broker.cli import PROGRAM, complain, numbers, options
 from broker.core.exits import CLD_EXITED
 from broker.engine import listen
 from broker.errors import BadConfiguration, Fault
 from broker.process.kernel import shortage_is_fault
 from broker.process.signals import open_standard_streams
 from broker.process.spawn import SpawnRefusedError
-from broker.session import Ended, run
+from broker.session import Ended, Patience, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +43,23 @@ LEAKED: Final = 99
     help=f"Exit with {LEAKED} if the command gave 0 but processes outlived it.",
 )
 @click.option(
+    "--leak-grace",
+    metavar="S",
+    type=numbers.SECONDS,
+    default=0.5,
+    show_default=True,
+    help="Seconds for processes that are about to end when the command does.",
+)
+@click.option(
+    "--ignore-leak",
+    "ignored",
+    metavar="PATTERN",
+    multiple=True,
+    help="Tell of no process whose program's base name matches, such as 'gvfsd*'. It is that "
+    "of the file which is executed: a script's is its interpreter's, python3.11 perhaps. "
+    "May be repeated.",
+)
+@click.option(
     "--json-report",
     "json_report",
     metavar="FILE",
@@ -51,7 +68,13 @@ LEAKED: Final = 99
 )
 @click.argument("argv", metavar="-- CMD [ARG]...", nargs=-1, required=True)
 def command(
-    argv: tuple[str, ...], *, fail_on_leak: bool, json_report: TextIO | None, **chosen: Any
+    argv: tuple[str, ...],
+    *,
+    fail_on_leak: bool,
+    leak_grace: float,
+    ignored: tuple[str, ...],
+    json_report: TextIO | None,
+    **chosen: Any,
 ) -> None:
     """Run a command inside a bus of its own, and clean up after it.
 
@@ -72,7 +95,9 @@ def command(
             shortage_is_fault(),
             closing(options.listener_of(found) or listen.private(environ)) as listener,
         ):
-            ended = run(options.config(listener, environ, chosen, found), argv)
+            asked = fail_on_leak or json_report is not None
+            patience = Patience(leak_grace, ignored) if asked else Patience()
+            ended = run(options.config(listener, environ, chosen, found), argv, patience)
         status = _status(ended, fail_on_leak=fail_on_leak)
         if json_report is not None:
             _write_report(json_report, argv, status, ended)

@@ -1,15 +1,16 @@
 """Which orphans of a service are its helpers: those that it can still talk to.
 
 A pipe and a pair of sockets have two ends. A process *stands* at an end if it holds that
-one and not the other. An orphan is a helper if
+one and not the other. An orphan is a helper if it holds an end whose other end is held by a
+process that may stay, and
 
-- it stands at an end whose other end is held by a process that may stay, and
-- no process that may stay stands at the same end.
+- no process that may stay holds the orphan's end as well, or
+- the orphan stands at its end, and no process that may stay does.
 
-The second half is what tells a helper from a leak: who was forked carelessly has inherited
-the service's own ends, such as its output, its connection to the bus or its side of a talk
-with somebody else. Whoever holds both ends, as of a pipe that wakes a main loop, talks to
-nobody; and a service that keeps a copy of its helper's end holds both, and stands at none.
+That is what tells a helper from a leak: who was forked carelessly has inherited the
+service's own ends, such as its output, its connection to the bus or its side of a talk with
+somebody else, and both ends of what wakes a main loop. A helper and a service that talk to
+each other may hold too much, but not both of them: then nobody can tell.
 
 Rejected: any pipe in common (a leak shares its service's output), descent and sessions (a
 helper daemonizes as a leak does), a list of programs.
@@ -52,6 +53,8 @@ def helpers(
         pid
         for pid, ends in orphans.items()
         if any(
-            (far := other(end)) in held and far not in ends and end not in stood_at for end in ends
+            (far := other(end)) in held
+            and (end not in held or (far not in ends and end not in stood_at))
+            for end in ends
         )
     }

@@ -19,6 +19,7 @@ from broker.testing import faulty, inline, survivors
 from broker.testing.events import Event, typed
 from broker.testing.host import Host
 from broker.testing.service import Service, StartError, ended
+from broker.testing.survivors import Survivors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +70,7 @@ class Bus:
         self._own: dict[str, Path] = {}
         remote.patience = _PATIENCE
         remote.subscribe()
+        self._survivors = Survivors(remote, settings.ignore_leak)
         (rows,) = remote.ask("ListServiceStates")
         self._reader = Reader(rows)
         self.engine = str(remote.manager()["Engine"])
@@ -303,8 +305,10 @@ class Bus:
         """Make the bus as new, for a bus that several tests share, in some milliseconds.
 
         All services are ended, the descriptors that were added, events and failures forgotten.
-        What outlived its service is not: it is for ``assert_no_leaks``.
+        What outlived its service ends, too, but is not forgotten: ``leaks`` tells of it until
+        ``assert_no_leaks`` has, or else the end of the bus.
         """
+        found = self._survivors.living(self.settings.leak_grace)
         (listed,) = self.remote.ask("ListServices")
         running = [name for name, _, state, _ in listed if state not in ("inactive", "failed")]
         for serial in [self.remote.send("StopService", "s", name) for name in running]:
@@ -314,6 +318,7 @@ class Bus:
         self._own.clear()
         self.reload()
         self.remote.ask("ResetFailed", "s", "")
+        self._survivors.remember(found)
         self.drain()
         self.news.clear()
 
@@ -363,12 +368,12 @@ class Bus:
             pass
 
     def leaks(self, grace: float = 0.0) -> list[Survivor]:
-        """What is alive and has no business to be: what outlived its service.
+        """What outlived its service: alive with no business to be, or ended by ``reset``.
 
         Args:
             grace: seconds for what is about to end.
         """
-        return survivors.find(self.remote, grace)
+        return self._survivors.find(grace)
 
     # -- assertions ------------------------------------------------------------
 
@@ -391,6 +396,7 @@ class Bus:
         """Nothing outlived its service; ``grace`` is the setting's."""
         __tracebackhide__ = True
         found = self.leaks(self.settings.leak_grace if grace is None else grace)
+        self._survivors.told()
         if found:
             raise AssertionError(survivors.text(found))
 

@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and what is for pytest-asyncio's users alone."""
     config.addinivalue_line(
         "markers",
-        f"{settings.MARKER}(engine, services, installed, environ, leaks, leak_grace, "
+        f"{settings.MARKER}(engine, services, installed, environ, leaks, leak_grace, ignore_leak, "
         "activation_timeout, stop_timeout, artifacts): settings for this test's bus.",
     )
     config.stash[OPEN] = []

@@ -32,6 +32,8 @@ class Settings:
         environ: variables for the services and the bus's ``env``, beside the isolated ones.
         leaks: fail, warn or kill: what becomes of a test whose processes outlive their services.
         leak_grace: for a process that is about to end when the test does.
+        ignore_leak: patterns; a process whose program's base name matches is no leak. It is
+            that of the file which is executed: a script's is its interpreter's.
         activation_timeout: for a service to take its name.
         handover_timeout: for somebody to take it when all processes of the service have
             ended with 0.
@@ -46,6 +48,7 @@ class Settings:
     environ: Mapping[str, str] = field(default_factory=dict)
     leaks: str = "fail"
     leak_grace: float = 0.5
+    ignore_leak: Sequence[str] = ()
     activation_timeout: float = 25.0
     handover_timeout: float = 0.5
     stop_timeout: float = 5.0
@@ -97,6 +100,9 @@ _OPTIONS: Final[dict[str, _Option]] = {
         str, "What to do about processes that outlive their services: fail, warn, kill.", "WHAT"
     ),
     "leak_grace": _Option(float, "Seconds for what is about to end when the test does.", "S"),
+    "ignore_leak": _Option(
+        tuple, "Tell of no process whose program's base name matches.", "PATTERN", several=True
+    ),
     "activation_timeout": _Option(float, "Seconds for a service to take its name.", "S"),
     "handover_timeout": _Option(
         float, "Seconds for a name to be taken when its processes have ended with 0.", "S"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from broker.bus.driver import DRIVER
+from broker.core.attribution import Origin
 from broker.errors import RemoteError
-from broker.leaks import Leak
+from broker.leaks import Leak, state_of
+from broker.process import procfs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from broker.remote import Remote
 
@@ -20,39 +22,78 @@ class LeakWarning(UserWarning):
     """Processes outlived their services, and the setting is to say so and go on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Survivor(Leak):
-    """A process that outlived its service; ``names`` are those that it owns on the bus."""
-
-    names: tuple[str, ...]
-
-    def __str__(self) -> str:
-        owned = f"   owns {', '.join(self.names)}" if self.names else ""
-        # Not super(): the class that slots=True makes is another one than it looks for.
-        return Leak.__str__(self) + owned
+# As a test knows it: no command outlives anything there.
+Survivor = Leak
 
 
-def find(remote: Remote, grace: float) -> list[Survivor]:
-    """Every leak on a bus that is there for longer than ``grace`` seconds.
+class Survivors:
+    """The leaks of a bus: those that are alive, and those that a reset of the bus has ended.
 
-    Raises:
-        Outcome: the broker does not say.
+    Args:
+        ignored: patterns of programs (``Leak.matches``).
     """
-    deadline = time.monotonic() + grace
-    while True:
-        (found,) = remote.ask("ListLeaks")
-        # One that is told of may be the last that we wait for. (What is not the broker's
-        # own child ends without a word: it is looked for again at the deadline.)
-        if not found or time.monotonic() >= deadline:
-            break
-        remote.bus.wait(deadline)
-    if not found:
-        return []
-    names = _names(remote)
-    return [
-        Survivor(service, pid, adopted, tuple(command), age / 1_000_000, names.get(pid, ()))
-        for service, pid, adopted, command, age in found
-    ]
+
+    def __init__(self, remote: Remote, ignored: Sequence[str]) -> None:
+        self._remote = remote
+        self._ignored = ignored
+        self._ended: list[Survivor] = []
+
+    def find(self, grace: float) -> list[Survivor]:
+        """Both, as ``living``."""
+        return [*self._ended, *self.living(grace)]
+
+    def living(self, grace: float) -> list[Survivor]:
+        """Every leak that is there for longer than ``grace`` seconds.
+
+        Raises:
+            Outcome: the broker does not say.
+        """
+        deadline = time.monotonic() + grace
+        while True:
+            (rows,) = self._remote.ask("ListLeaks")
+            leaks = (_of_row(self._remote, row) for row in rows)
+            found = [each for each in leaks if not each.matches(self._ignored)]
+            # One that is told of may be the last that we wait for. (What is not the broker's
+            # own child ends without a word: it is looked for again at the deadline.)
+            if not found or time.monotonic() >= deadline:
+                break
+            self._remote.bus.wait(deadline)
+        if not found:
+            return []
+        names = _names(self._remote)
+        return [replace(each, names=names.get(each.pid, ())) for each in found]
+
+    def remember(self, found: Iterable[Survivor]) -> None:
+        """Tell of these also when they have ended: until ``told``."""
+        if found:
+            alive = {pid for _, pid, *_ in self._remote.ask("ListLeaks")[0]}
+            self._ended += [each for each in found if each.pid not in alive]
+
+    def told(self) -> None:
+        """What has ended was told of: the next test is not to blame for it."""
+        self._ended.clear()
+
+
+def _of_row(remote: Remote, row: Sequence[Any]) -> Survivor:
+    service, pid, adopted, command, age = row
+    about = procfs.stat(pid)
+    return Survivor(
+        service=service,
+        pid=pid,
+        origin=Origin.ADOPTED if adopted else _origin(remote, pid),
+        program=procfs.program(pid),
+        command=tuple(command),
+        state=state_of(about) if about else "",
+        age=age / 1_000_000,
+    )
+
+
+def _origin(remote: Remote, pid: int) -> str:
+    try:
+        remote.ask("GetProcess", "u", pid)
+    except RemoteError:
+        return "child"
+    return Origin.SPAWNED
 
 
 def _names(remote: Remote) -> dict[int, tuple[str, ...]]:

@@ -29,7 +29,7 @@ BUS = {
 }
 # Verbs with the options that people and scripts rely on; there may be more.
 VERBS = {
-    "run": BUS | {"--fail-on-leak"},
+    "run": BUS | {"--fail-on-leak", "--leak-grace", "--ignore-leak"},
     "serve": BUS | {"--address", "--print-address", "--print-pid"},
     "list": ASKING | {"--activatable", "--running", "--failed"},
     "status": ASKING,

@@ -19,6 +19,8 @@ def test_who_has_the_other_end_alone_is_one(ends: tuple[End, End]) -> None:
     # One that stays may have kept both.
     assert helpers({ORPHAN: {mine}}, {MAIN: {mine, far}}, FAR.get) == {ORPHAN}
     assert helpers({ORPHAN: {mine}}, {MAIN: {far}, OTHER: {mine, far}}, FAR.get) == {ORPHAN}
+    # Or the orphan.
+    assert helpers({ORPHAN: {mine, far}}, {MAIN: {far}}, FAR.get) == {ORPHAN}
 
 
 @pytest.mark.parametrize("ends", [(READ, WRITE), (WRITE, READ), (OURS, ITS)])
@@ -26,7 +28,7 @@ def test_who_has_what_one_that_stays_has_is_none(ends: tuple[End, End]) -> None:
     mine, far = ends
     assert helpers({ORPHAN: {mine}}, {MAIN: {mine}}, FAR.get) == set()
     assert helpers({ORPHAN: {mine}}, {MAIN: {far}, OTHER: {mine}}, FAR.get) == set()
-    assert helpers({ORPHAN: {mine, far}}, {MAIN: {far}}, FAR.get) == set()
+    assert helpers({ORPHAN: {mine, far}}, {MAIN: {far}, OTHER: {mine}}, FAR.get) == set()
     assert helpers({ORPHAN: {mine, far}}, {MAIN: {mine, far}}, FAR.get) == set()
 
 

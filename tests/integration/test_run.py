@@ -316,13 +316,20 @@ REPORT: dict[str, Any] = {
             "type": "array",
             "items": {
                 "type": "object",
-                "required": ["service", "pid", "adopted", "command", "age"],
+                "required": [
+                    *("service", "pid", "origin", "adopted", "program", "command", "state"),
+                    *("age", "names"),
+                ],
                 "properties": {
                     "service": {"type": "string"},
                     "pid": {"$ref": "#/$defs/count"},
+                    "origin": {"enum": ["spawned", "adopted", "child"]},
                     "adopted": {"type": "boolean"},
+                    "program": {"type": "string", "minLength": 1},
                     "command": {"type": "array", "items": {"type": "string"}},
+                    "state": {"type": "string", "minLength": 1},
                     "age": {"type": "number", "minimum": 0},
+                    "names": {"type": "array", "items": {"type": "string"}},
                 },
             },
         },

@@ -7,9 +7,9 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from broker.client import MANAGER, ROOT
 
 from broker.errors import RemoteError
+from tests.aio_client import MANAGER, ROOT
 from tests.integration.buses import TEST
 
 if TYPE_CHECKING:

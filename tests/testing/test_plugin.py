@@ -185,6 +185,7 @@ SETTINGS = {
     "environ": "ONE=1",
     "leaks": "kill",
     "leak_grace": "0.25",
+    "ignore_leak": "gvfs*",
     "activation_timeout": "7",
     "stop_timeout": "3",
     "artifacts": "artifacts",
@@ -198,7 +199,7 @@ CHECK = """
         assert dbus_activator.settings == Settings(
             engine="dbus-daemon", services=SERVICES, installed=INSTALLED, environ={"ONE": "1"},
             leaks="kill", leak_grace=0.25, activation_timeout=7, stop_timeout=3,
-            artifacts=Path("artifacts"),
+            artifacts=Path("artifacts"), ignore_leak=("gvfs*",),
         )
         assert dbus_activator.engine.startswith("dbus-daemon")
         assert dbus_activator.env["ONE"] == "1"

@@ -39,14 +39,19 @@ def test_a_leak_that_owns_a_name_is_told_by_it(project: pytest.Pytester) -> None
     result = run(
         project,
         """
-        import pytest
-        from broker.testing import StartError
+        def other():
+            from broker.testing import faulty
 
-        @pytest.mark.dbus_activator(activation_timeout=5)
+            bus = faulty.own("org.example.One")
+            bus.call_bus("RequestName", "su", "org.example.Other", 0)
+            bus.call_bus("ReleaseName", "s", "org.example.One")
+            faulty.serve(bus)
+
         def test_other(dbus_activator):
-            dbus_activator.add_faulty("org.example.One", takes="org.example.Other")
-            with pytest.raises(StartError):
-                dbus_activator.start("org.example.One", timeout=3)
+            service = dbus_activator.add_function("org.example.One", other)
+            dbus_activator.start("org.example.One")
+            while service.sub_state != "lingering":
+                assert dbus_activator.wait(None)
         """,
     )
     result.stdout.fnmatch_lines(["*  org.example.One  pid *owns org.example.Other"])
@@ -69,16 +74,83 @@ def test_a_leak_can_be_nobodys_business(project: pytest.Pytester) -> None:
 
 def test_what_is_about_to_end_is_no_leak(project: pytest.Pytester) -> None:
     slow = """
-        import pytest
+        import pytest, shlex
+        from broker.testing import faulty
 
         @pytest.mark.dbus_activator(leak_grace={grace})
         def test_late(dbus_activator):
-            dbus_activator.add_script("org.example.One", "(setsid sleep 1.5 &); exit 0")
-            with pytest.raises(Exception, match="within"):
-                dbus_activator.start("org.example.One", timeout=0.5)
+            service = shlex.join(faulty.command("org.example.One", "delay", 0))
+            dbus_activator.add_script("org.example.One", f"(setsid sleep 1.5 &); exec {{service}}")
+            dbus_activator.start("org.example.One")
     """
     run(project, slow.format(grace=20)).assert_outcomes(passed=1)
     run(project, slow.format(grace=0)).assert_outcomes(passed=1, errors=1)
+
+
+def test_a_service_that_is_starting_is_no_leak(project: pytest.Pytester) -> None:
+    starting = """
+        import pytest
+        from broker.testing import ProcessStarted, StartError
+
+        @pytest.mark.dbus_activator(leak_grace=0)
+        def test_hangs(dbus_activator):
+            dbus_activator.add_faulty("org.example.One", hangs=True)
+            with pytest.raises(StartError):
+                dbus_activator.start("org.example.One", timeout=0.1)
+    """
+    run(project, starting).assert_outcomes(passed=1)
+
+
+def test_a_reset_bus_tells_of_what_was_left_before(project: pytest.Pytester) -> None:
+    result = run(
+        project,
+        """
+        import pytest
+
+        def test_leaks(dbus_activator_session):
+            dbus_activator_session.add_faulty("org.example.One", leaves_child=True)
+            dbus_activator_session.start("org.example.One")
+
+        def test_resets(dbus_activator_session):
+            dbus_activator_session.reset()
+            dbus_activator_session.reset()
+            (leak,) = dbus_activator_session.leaks()
+            assert leak.service == "org.example.One"
+
+        def test_checks(dbus_activator_session):
+            dbus_activator_session.assert_no_leaks()
+
+        def test_is_not_to_blame(dbus_activator_session):
+            dbus_activator_session.assert_no_leaks()
+            dbus_activator_session.add_faulty("org.example.Two", leaves_child=True)
+            dbus_activator_session.start("org.example.Two")
+            dbus_activator_session.reset()
+        """,
+    )
+    result.assert_outcomes(passed=3, failed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR at teardown of test_is_not_to_blame*",
+            "1 process outlived its service:",
+            "  org.example.Two  pid *",
+            "*_ test_checks _*",
+            "E *1 process outlived its service:",
+            "E *  org.example.One  pid *",
+        ]
+    )
+
+
+def test_what_is_to_be_ignored_is_no_leak(project: pytest.Pytester) -> None:
+    other = LEAKING.replace("test_leaks", "test_leaks_another")
+    marked = f"""
+    import pytest
+    {LEAKING}
+    @pytest.mark.dbus_activator(ignore_leak=["sh"])
+    {other}
+    """
+    result = run(project, marked, "--dbus-activator-ignore-leak=pyth*")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_leaks_another*"])
 
 
 # -- reports -----------------------------------------------------------------------------

@@ -104,15 +104,19 @@ def command(
     path = _config_file(chosen)
     found = options.bus_config(path, environ)
     passed = notify.passed_descriptor(environ)
-    close_on_exec()
+    inherited = close_on_exec()
     with (
         kernel.shortage_is_fault(),
         closing(_listener(passed, where, found, environ)) as listener,
     ):
-        background = Background() if (found.fork if fork is None else fork) else None
+        background = None
+        if found.fork if fork is None else fork:
+            background = Background(set(inherited) - {print_address, print_pid, passed})
         signals.take_over(serve.SIGNALS)
         config = _config(listener, environ, path, found)
-        config = dataclasses.replace(config, background=background is not None)
+        if background:
+            # A service may be asked for before we let go of our own output, and keeps it.
+            config = dataclasses.replace(config, background=True, output=Output.NULL)
         with _pidfile("" if nopidfile else found.pidfile):
             kernel.check()
             ready = background.ready if background else lambda: None

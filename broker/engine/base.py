@@ -155,11 +155,12 @@ class Engine(ABC):
     def _launch(self, argv: Sequence[str], fds: Mapping[int, int]) -> int:
         """Start the bus, with its diagnostics in our log rather than on our stderr.
 
-        dbus-daemon says there of each activation that it is "via systemd".
+        dbus-daemon says there of each activation that it is "via systemd". It has no standard
+        output either: in the background we let go of ours, and it would keep it.
         """
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
-            pid = self._spawn_program(argv, {**fds, 2: write})
+            pid = self._spawn_program(argv, {**fds, 2: write}, null_output=True)
         except EngineFailed:
             os.close(read)
             raise
@@ -168,12 +169,15 @@ class Engine(ABC):
         self._complaints = Complaints(read, self.program)
         return pid
 
-    def _spawn_program(self, argv: Sequence[str], fds: Mapping[int, int]) -> int:
+    def _spawn_program(
+        self, argv: Sequence[str], fds: Mapping[int, int], *, null_output: bool = False
+    ) -> int:
         program = Program(
             argv=argv,
             name=self.program,
             environ=inherited(os.environ) | {ENGINE_MARK: "1"},
             search=True,
+            null_output=null_output,
             fds=fds,
         )
         try:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from broker.errors import BadConfiguration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _READY: Final = b"\0"
 
@@ -17,9 +20,13 @@ class Background:
     we are ``ready``, or as we do if we end before. Rejected: to start the program
     once more, which would read its configuration a second time, and hold two
     opinions of it.
+
+    Args:
+        unneeded: descriptors that only whoever started us has a use for. A daemon that
+            holds one is waited for where somebody reads to its end, or wants its lock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unneeded: Iterable[int] = ()) -> None:
         read, self._write = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
         if child:
@@ -30,6 +37,8 @@ class Background:
             code = os.waitstatus_to_exitcode(status)
             os._exit(code if code >= 0 else 128 - code)
         os.close(read)
+        for fd in unneeded:
+            os.close(fd)
         os.setsid()
 
     def ready(self) -> None:

@@ -123,6 +123,56 @@ def test_dbus_launch_has_its_bus_in_the_background(place: Place, link: Path) -> 
         wait_for_end(gone)
 
 
+def test_a_bus_in_the_background_holds_nothing_of_its_callers(place: Place, link: Path) -> None:
+    """``A=$(dbus-daemon --session --fork --print-address=1)`` reads to the end of the pipe.
+
+    Neither the bus, the guardian nor a service has the pipe, and nobody the script's lock;
+    not even the service that was asked for before there was a bus.
+    """
+    place.add(NAME, f"{place.service} -d {NAME}")
+    file = config(place, "")
+    path = place.path / "sock"
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listening.bind(str(path))
+        path.chmod(0o666)
+        listening.listen()
+        send = ["/usr/bin/dbus-send", f"--bus=unix:path={path}", "--print-reply=literal"]
+        early = place.user.popen(
+            [*send, f"--dest={NAME}", "/", f"{TEST}.Echo", "string:early"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert select.select([listening], [], [], 20)[0]
+        pipes = [os.pipe() for _ in range(3)]
+        outputs = [stack.enter_context(os.fdopen(read)) for read, _ in pipes]
+        out, err, lock = (write for _, write in pipes)
+        options = "--fork --address=systemd: --print-address=1 --print-pid=1"
+        script = f'exec 3<&{listening.fileno()}; LISTEN_FDS=1 LISTEN_PID=$$ exec "$0" {options} $1'
+        starter = place.user.popen(
+            ["/bin/bash", "-c", script, link, f"--config-file={file}"],
+            env=environ(place),
+            pass_fds=[listening.fileno(), lock],
+            stdout=out,
+            stderr=err,
+        )
+        for fd in (out, err, lock):
+            os.close(fd)
+        address, pid = (outputs[0].readline().strip() for _ in range(2))
+        gone = os.pidfd_open(int(pid))
+        try:
+            assert starter.wait() == 0
+            answer, _ = early.communicate()
+            assert answer.split() == ["early"]
+            for output in outputs:
+                assert select.select([output], [], [], 5)[0]
+                assert output.read() == ""
+            assert address.startswith(f"unix:path={path},guid=")
+        finally:
+            os.kill(int(pid), signal.SIGTERM)
+        wait_for_end(gone)
+
+
 def wait_for_end(pidfd: int) -> None:
     """Until a process that is not our child has ended."""
     try:

@@ -20,12 +20,12 @@ from broker.config import Config, Limits, Output
 from broker.daemon import Daemon
 from broker.engine import listen
 from broker.errors import BadConfiguration
-from broker.process import kernel, signals
+from broker.process import kernel, pidfile, signals
 from broker.process.background import Background
 from broker.process.spawn import close_on_exec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from broker.catalog.busconfig import BusConfig
     from broker.engine.listen import Listener
@@ -117,7 +117,10 @@ def command(
         if background:
             # A service may be asked for before we let go of our own output, and keeps it.
             config = dataclasses.replace(config, background=True, output=Output.NULL)
-        with _pidfile("" if nopidfile else found.pidfile):
+        with contextlib.ExitStack() as stack:
+            if found.pidfile and not nopidfile:
+                starter = {background.starter} if background else set()
+                stack.enter_context(pidfile.held(found.pidfile, {os.getpid(), *starter}))
             kernel.check()
             ready = background.ready if background else lambda: None
             asyncio.run(serve.serve(config, print_address, print_pid, ready))
@@ -164,34 +167,6 @@ def _config(listener: Listener, environ: Mapping[str, str], path: str, found: Bu
         "output": Output.INHERIT,
     }
     return options.config(listener, environ, chosen, found)
-
-
-@contextlib.contextmanager
-def _pidfile(path: str) -> Iterator[None]:
-    """A file with our PID in it, as long as the bus is there; without a path, none.
-
-    Raises:
-        BadConfiguration: it exists, or cannot be written.
-    """
-    if not path:
-        yield
-        return
-    try:
-        with open(path, "x", encoding="ascii") as file:
-            file.write(f"{os.getpid()}\n")
-            ours = os.fstat(file.fileno())
-    except FileExistsError as e:
-        raise BadConfiguration(
-            f"the PID file {path} exists: if that bus is not running, remove the file"
-        ) from e
-    except OSError as e:
-        raise BadConfiguration(f"cannot write the PID file {path}: {e.strerror}") from e
-    try:
-        yield
-    finally:
-        # Somebody may have removed it, and another bus written its own.
-        if listen.file_id(path) == (ours.st_dev, ours.st_ino):
-            os.unlink(path)
 
 
 # -- introspection -------------------------------------------------------------------------

@@ -24,9 +24,13 @@ class Background:
     Args:
         unneeded: descriptors that only whoever started us has a use for. A daemon that
             holds one is waited for where somebody reads to its end, or wants its lock.
+
+    Attributes:
+        starter: the PID of the one that waits.
     """
 
     def __init__(self, unneeded: Iterable[int] = ()) -> None:
+        self.starter = os.getpid()
         read, self._write = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
         if child:

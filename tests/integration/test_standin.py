@@ -210,6 +210,30 @@ def test_the_printed_pid_is_the_one_to_end(place: Place, link: Path) -> None:
     assert not (place.path / "b").exists()
 
 
+@pytest.mark.parametrize("engine", ["dbus-broker"], indirect=True)
+def test_the_pid_file_of_a_bus_that_was_killed_is_taken_over(place: Place, link: Path) -> None:
+    """Also where its PID is by now that of the one who waits for us, as after a restart."""
+    path = place.path / "p"
+    file = config(place, f"<listen>unix:dir=/tmp</listen><pidfile>{path}</pidfile>")
+    with bus(place, link, f"--config-file={file}") as found:
+        kept = place.path / "kept"
+        os.link(path, kept)
+    kept.rename(path)
+    with bus(place, link, f"--config-file={file}") as again:
+        assert path.read_text() == f"{again.process.pid}\n"
+        gone = f"process {found.process.pid} has gone"
+        said = f"dbus-activator: the PID file {path} is taken over: {gone}\n"
+        assert again.said() == said
+    script = f'echo $$ > {path}; exec "$0" --fork --print-pid --config-file={file}'
+    done = place.user.run(["/bin/sh", "-c", script, link], env=environ(place), cwd=place.path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"dbus-activator: the PID file {path} is taken over: process ")
+    gone_now = os.pidfd_open(int(done.stdout))
+    os.kill(int(done.stdout), signal.SIGTERM)
+    wait_for_end(gone_now)
+    assert not path.exists()
+
+
 def test_nopidfile_and_nofork_win_over_the_file(place: Place, link: Path) -> None:
     place.add(NAME)
     file = config(place, f"<fork/><pidfile>{place.path}/p</pidfile><listen>unix:dir=/tmp</listen>")

@@ -10,6 +10,8 @@ import _socket
 import os
 import struct
 
+from broker.core.printable import quoted
+from broker.core.runtime import VARIABLE, runtime_directory
 from broker.errors import Disconnected, InvalidArgs, NoReply
 
 TYPE_CHECKING = False
@@ -110,9 +112,12 @@ def default(environ: Mapping[str, str]) -> str:
     """
     if address := environ.get("DBUS_SESSION_BUS_ADDRESS"):
         return address
-    if directory := environ.get("XDG_RUNTIME_DIR"):
+    if directory := runtime_directory(environ):
         return f"unix:path={escape(directory)}/bus"
-    raise InvalidArgs("no bus: neither DBUS_SESSION_BUS_ADDRESS nor XDG_RUNTIME_DIR is set")
+    if relative := environ.get(VARIABLE):
+        reason = f"{VARIABLE} is ignored, as no absolute path: {quoted(relative)}"
+        raise InvalidArgs(f"no bus: DBUS_SESSION_BUS_ADDRESS is not set, and {reason}")
+    raise InvalidArgs(f"no bus: neither DBUS_SESSION_BUS_ADDRESS nor {VARIABLE} is set")
 
 
 def connect(text: str, *, blocking: bool = True) -> socket.socket:

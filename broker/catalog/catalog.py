@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from broker.core.printable import printable
+from broker.core.runtime import runtime_directory
 from broker.errors import DescriptorError, NotReloaded
 
 from .descriptor import Descriptor, PlaceholderError, read
@@ -55,7 +56,7 @@ def standard_directories(environ: Mapping[str, str]) -> tuple[Directory, ...]:
     data_home = environ.get("XDG_DATA_HOME") or (home and f"{home}/.local/share")
     data_dirs = environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share"
     bases = [
-        environ.get("XDG_RUNTIME_DIR", ""),
+        runtime_directory(environ),
         data_home,
         *data_dirs.split(":"),
         # Where distributions put their files, whatever XDG_DATA_DIRS says: dbus-daemon always

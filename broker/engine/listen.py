@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import socket
@@ -13,12 +14,16 @@ from typing import TYPE_CHECKING, Final
 
 from broker.bus import address as addresses
 from broker.bus.address import Address
+from broker.core.printable import printable, quoted
+from broker.core.runtime import VARIABLE, runtime_directory
 from broker.errors import BadConfiguration, InvalidArgs, PermissionRefused
 from broker.process import locked
 from broker.process.locked import LockedDirectory, usable_umask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+log = logging.getLogger(__name__)
 
 # struct sockaddr_un: sun_path has 108 bytes, one of them for the NUL.
 _MAX_PATH: Final = 107
@@ -140,8 +145,10 @@ def default(environ: Mapping[str, str]) -> Listener:
 
     Raises: as ``from_option``.
     """
-    if directory := environ.get("XDG_RUNTIME_DIR"):
-        return _prepared(Address("unix", {"path": os.path.join(directory, "bus")}))
+    if directory := runtime_directory(environ):
+        return _prepared(_in_runtime_directory(directory))
+    if relative := environ.get(VARIABLE):
+        log.warning("%s is ignored, as no absolute path: %s", VARIABLE, quoted(relative))
     return private(environ)
 
 
@@ -159,7 +166,7 @@ def private(environ: Mapping[str, str]) -> Listener:
 def private_directory(environ: Mapping[str, str]) -> LockedDirectory:
     """A new directory that only we can enter, and that is ours as long as we live.
 
-    In XDG_RUNTIME_DIR where there is one, else in /tmp: TMPDIR may be deep, and
+    In XDG_RUNTIME_DIR where that is ours, or root's, else in /tmp: TMPDIR may be deep, and
     a socket's path has 107 bytes. (Not by tempfile, which is 1 MB in memory for
     this one call.)
 
@@ -189,7 +196,11 @@ def sweep_directories(environ: Mapping[str, str]) -> None:
 
 
 def _parents(environ: Mapping[str, str]) -> list[str]:
-    places = (environ.get("XDG_RUNTIME_DIR", ""), "/tmp")  # noqa: S108 - see LockedDirectory
+    runtime = runtime_directory(environ)
+    # After su or sudo it may be another user's, who could not remove what we leave in it.
+    # Root's is one for all, as in a container that has /tmp for it.
+    usable = runtime if _owner(runtime) in (0, os.geteuid()) else ""
+    places = (usable, "/tmp")  # noqa: S108 - see LockedDirectory
     # dbus-daemon's file names it, and XML holds no bytes that are no text.
     return [
         each
@@ -215,15 +226,39 @@ def _prepared(entry: Address, where: str = "--address") -> Listener:
     if key in ("dir", "tmpdir"):
         options = {"path": os.path.join(value, f"dbus-{os.urandom(5).hex()}")}
     elif key == "runtime" and value == "yes":
-        runtime = os.environ.get("XDG_RUNTIME_DIR")
+        runtime = runtime_directory(os.environ)
         if not runtime:
-            raise BadConfiguration(f"{where}: unix:runtime=yes needs XDG_RUNTIME_DIR")
-        options = {"path": os.path.join(runtime, "bus")}
+            raise BadConfiguration(f"{where}: unix:runtime=yes needs {VARIABLE}, an absolute path")
+        options = dict(_in_runtime_directory(runtime).options)
     elif key not in ("path", "abstract"):
         raise BadConfiguration(f"{where}: cannot listen on {entry}: use unix:path=PATH")
     listener = Listener(Address("unix", options))
     _check_free(listener.address, where)
     return listener
+
+
+def _in_runtime_directory(directory: str) -> Address:
+    """The user bus's place in XDG_RUNTIME_DIR.
+
+    Raises:
+        PermissionRefused: it is another user's, whose programs would find our bus there, and
+            are not let in.
+    """
+    owner = _owner(directory)
+    if owner not in (None, os.geteuid()):
+        raise PermissionRefused(
+            f"{VARIABLE} {printable(directory)} belongs to uid {owner}, and we are uid "
+            f"{os.geteuid()}: unset it, as su and sudo do for a new session, or use --address"
+        )
+    return Address("unix", {"path": os.path.join(directory, "bus")})
+
+
+def _owner(directory: str) -> int | None:
+    """The uid of a directory's owner; None if it cannot be told, as where there is none."""
+    try:
+        return os.stat(directory).st_uid
+    except OSError:
+        return None
 
 
 def _check_free(address: Address, where: str) -> None:

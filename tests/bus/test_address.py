@@ -156,6 +156,12 @@ def test_without_either_there_is_no_bus() -> None:
         address.default({"XDG_RUNTIME_DIR": ""})
 
 
+def test_a_relative_runtime_directory_is_ignored() -> None:
+    environ = {"XDG_RUNTIME_DIR": "run"}
+    with pytest.raises(InvalidArgs, match="XDG_RUNTIME_DIR is ignored, as no absolute path: 'run'"):
+        address.default(environ)
+
+
 # -- sockets -------------------------------------------------------------------
 
 

@@ -15,8 +15,11 @@ import pytest
 from broker.errors import RemoteError
 from broker.process import procfs
 from tests.aio_client import Client
+from tests.integration import buses
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.integration.buses import Installation, Place
 
 NAME = "org.activation.Test.One"
@@ -104,6 +107,69 @@ def test_a_place_that_may_not_be_written_is_4(ordinary: Installation, place: Pla
     status, text = refused(place, "--address=unix:path=/usr/bus")
     assert status == 4
     assert "Permission denied" in text
+
+
+@pytest.fixture
+def foreign(place: Place) -> str:
+    """Another user's runtime directory, as ``su`` and ``sudo -E`` leave it to us."""
+    if place.user.uid is not None or os.geteuid() != 0:
+        return "/run"
+    path = place.path / "runtime"
+    path.mkdir(mode=0o700)
+    os.chown(path, buses.NOBODY, buses.NOBODY)
+    return str(path)
+
+
+@pytest.mark.parametrize("engine", ["dbus-broker"], indirect=True)
+def test_the_runtime_directory_of_another_user_is_not_used(place: Place, foreign: str) -> None:
+    """Their programs would find our bus there, and would not be let in."""
+    owner, own = os.stat(foreign).st_uid, place.user.uid or os.geteuid()
+    reason = (
+        f"dbus-activator: XDG_RUNTIME_DIR {foreign} belongs to uid {owner}, and we are uid {own}: "
+        "unset it, as su and sudo do for a new session, or use --address\n"
+    )
+    listen = "<listen>unix:runtime=yes</listen>"
+    file = place.write("runtime.conf", f"<busconfig>\n{listen}</busconfig>", mode=0o644)
+    for options in ([], ["--address=unix:runtime=yes"], [f"--config-file={file}"]):
+        assert refused(place, *options, XDG_RUNTIME_DIR=foreign) == (4, reason)
+    # A bus for one command has its place elsewhere.
+    done = place.run(
+        "sh", "-c", "echo $DBUS_SESSION_BUS_ADDRESS", env=place.environ(XDG_RUNTIME_DIR=foreign)
+    )
+    assert done.stdout.startswith("unix:path=/tmp/dbus-activator-"), done.stderr
+    assert not [each for each in os.listdir(foreign) if each.startswith(("bus", "dbus-activator"))]
+
+
+@pytest.mark.parametrize("engine", ["dbus-broker"], indirect=True)
+def test_a_relative_runtime_directory_is_ignored(place: Place) -> None:
+    """As the XDG Base Directory Specification says; it would be another one in each program."""
+    environ = place.environ(XDG_RUNTIME_DIR="services")
+    done = place.run("sh", "-c", "echo $DBUS_SESSION_BUS_ADDRESS", env=environ)
+    assert done.stdout.startswith("unix:path=/tmp/dbus-activator-"), done.stderr
+    command: list[str | Path] = [place.user.command, "list"]
+    asked = place.user.run(command, env=environ, cwd=place.path)
+    ignored = "XDG_RUNTIME_DIR is ignored, as no absolute path: 'services'"
+    assert asked.stderr == (
+        f"dbus-activator: no bus: DBUS_SESSION_BUS_ADDRESS is not set, and {ignored}\n"
+    )
+    serving = place.user.popen(
+        [place.user.command, "serve", f"--engine={place.engine}", "--print-address"],
+        env=environ,
+        cwd=place.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert serving.stdout is not None
+    assert serving.stdout.readline().startswith("unix:path=/tmp/dbus-activator-")
+    serving.terminate()
+    assert serving.communicate()[1] == f"dbus-activator: {ignored}\n"
+    assert list(place.services.iterdir()) == []
+    status, text = refused(place, "--address=unix:runtime=yes", XDG_RUNTIME_DIR="services")
+    assert (status, text) == (
+        6,
+        "dbus-activator: --address: unix:runtime=yes needs XDG_RUNTIME_DIR, an absolute path\n",
+    )
 
 
 @pytest.mark.parametrize(

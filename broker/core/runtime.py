@@ -1,0 +1,19 @@
+"""Where a user's runtime files are, as the XDG Base Directory Specification has it."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VARIABLE = "XDG_RUNTIME_DIR"
+
+
+def runtime_directory(environ: Mapping[str, str]) -> str:
+    """The directory that the environment names; empty if it names none.
+
+    "All paths set in these environment variables must be absolute. If an implementation
+    encounters a relative path … it should consider the path invalid and ignore it."
+    """
+    directory = environ.get(VARIABLE, "")
+    return directory if directory.startswith("/") else ""

@@ -7,9 +7,12 @@ import logging
 import signal
 from typing import TYPE_CHECKING, Final
 
+from broker import late
 from broker.activation import KILL_PERIOD
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from broker.activation import Activator
     from broker.engine.base import Engine
     from broker.process.supervisor import Supervisor
@@ -45,12 +48,23 @@ class Ending:
         for pid in self._supervisor.tree(""):
             if pid != self._engine.pid:
                 self._supervisor.signal_process(pid, signal.SIGTERM)
-        grace = self._stop_timeout
-        if not await self._supervisor.until(self._only_engine, grace) and not await self._kill():
+        ended = await self._until(self._only_engine, self._stop_timeout, self._others)
+        if not ended and not await self._kill():
             # A process that has become another user's, for all that we may do.
             log.error("processes that cannot be ended are left: %s", self._others())
             closing.cancel()
         await asyncio.gather(closing, return_exceptions=True)
+
+    async def _until(
+        self, over: Callable[[], bool], seconds: float, pids: Callable[[], Iterable[int]]
+    ) -> bool:
+        """As ``Supervisor.until``, and says for whom that is, when it takes long."""
+        soon = min(late.SAID_AFTER, seconds)
+        if await self._supervisor.until(over, soon):
+            return True
+        if soon < seconds:
+            late.name_each(self._supervisor, pids())
+        return await self._supervisor.until(over, seconds - soon)
 
     async def _kill(self) -> bool:
         """SIGKILL to everything but the engine until it has gone, or does not get less."""
@@ -79,6 +93,8 @@ class Ending:
         for number in self._engine.stop_signals:
             if pid in self._supervisor.processes:
                 self._supervisor.signal_process(pid, number)
-                await self._supervisor.until(
-                    lambda: pid not in self._supervisor.processes, ENGINE_STOP_TIMEOUT
+                await self._until(
+                    lambda: pid not in self._supervisor.processes,
+                    ENGINE_STOP_TIMEOUT,
+                    lambda: [pid],
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 from typing import TYPE_CHECKING
@@ -99,3 +100,40 @@ async def test_the_end_of_run_is_the_end_of_all(place: Place, witness: Witness, 
     assert (output, process.returncode) == ('s "hi"\n', 7)
     assert witness.at_end()
     check(witness)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("user", ["self"], indirect=True)
+@pytest.mark.parametrize("engine", ["dbus-broker"], indirect=True)
+async def test_a_slow_end_of_serve_says_for_what_it_waits(place: Place) -> None:
+    fifo = place.fifo("held")
+    command = f"{place.service} -f {fifo} -j t {NAME}"
+    place.add(NAME, command)
+    witness = Witness(fifo)
+    async with place.serve("--stop-timeout=1.5") as bus:
+        await bus.echo(NAME)
+        await witness.hear("t")
+        bus.kill(signal.SIGTERM)
+        said = await bus.ended()
+        assert bus.status == 0
+    witness.close()
+    expected = rf"dbus-activator: waiting for {re.escape(NAME)}  pid \d+  {re.escape(command)}\n"
+    assert re.fullmatch(expected, said)
+
+
+@pytest.mark.parametrize("user", ["self"], indirect=True)
+@pytest.mark.parametrize("engine", ["dbus-broker"], indirect=True)
+def test_a_slow_end_of_run_says_for_what_it_waits(place: Place) -> None:
+    """Of many processes for the first of them, and of a long command how it begins."""
+    script = place.write(
+        "command",
+        "#!/bin/sh\ntrap '' TERM\nfor each in 1 2 3 4 5 6 7 8 9 10 11 12; do\n"
+        f"setsid tail -f {'x' * 200} /dev/null 2>&- &\ndone\n",
+    )
+    done = place.run(str(script), options=["--stop-timeout=1.5"])
+    *lines, last = done.stderr.splitlines()
+    assert len(lines) == 10
+    for line in lines:
+        assert re.fullmatch(r"dbus-activator: waiting for -  pid \d+  tail -f x{112}…", line)
+    assert last == "dbus-activator: waiting for 2 more processes"
+    assert done.returncode == 0

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from broker import report
-from broker.core.exits import CLD_KILLED, Exit
 from broker.daemon import Daemon
 from broker.errors import EngineFailed
+from broker.passing import FORWARDED, Passing
 from broker.process import kernel, signals
 from broker.process.spawn import Program, SpawnRefusedError, close_on_exec
 
@@ -20,19 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from broker.config import Config
+    from broker.core.exits import Exit
     from broker.core.processes import Process
     from broker.leaks import Leak
 
-# What people and supervisors send to a command to make it do something. SIGTSTP
-# and SIGCONT are left alone: the terminal's job control is for both of us.
-FORWARDED: Final = {
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGTERM,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-}
 # Variables of the bus that we were started on; dbus-run-session drops the same.
 _DROPPED: Final = {
     "DBUS_SESSION_BUS_PID",
@@ -99,67 +90,57 @@ class _Session:
         self._mask = mask
         self._fds = fds
         self._patience = patience
-        self._hurried = asyncio.Event()
 
     async def run(self) -> Ended:
-        self._daemon = Daemon(self._config)
+        self._daemon = daemon = Daemon(self._config)
         try:
-            await self._daemon.start()
-            return await self._run_command()
+            with closing(Passing(daemon.supervisor, self._config.limits.stop_timeout)) as signals:
+                if await self._start(signals):
+                    return await self._run_command(signals)
+                return self._ended(signals.ended.result(), ())
         finally:
-            await self._daemon.stop()
+            await daemon.stop()
 
-    async def _run_command(self) -> Ended:
+    async def _start(self, signals: Passing) -> bool:
+        """Start the bus; False if a signal came first."""
+        starting = asyncio.create_task(self._daemon.start())
+        try:
+            await _first(starting, signals.ended)
+            if not signals.ended.done():
+                await starting
+            return not signals.ended.done()
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+
+    async def _run_command(self, signals: Passing) -> Ended:
         daemon = self._daemon
         loop = asyncio.get_running_loop()
-        # How it ended before it was a command at all.
-        never: asyncio.Future[Exit | SpawnRefusedError] = loop.create_future()
-
-        def on_never(how: Exit | SpawnRefusedError) -> None:
-            if not never.done():
-                never.set_result(how)
-
-        process = self._spawn(on_never)
-        fd = kernel.open_signalfd(FORWARDED)
-
-        def on_signal() -> None:
-            for number, code in kernel.read_signalfd(fd):
-                if not process.running:
-                    self._hurried.set()
-                # SI_USER and its kind are 0 and below: somebody sent it to us alone.
-                # What the terminal sends goes to its whole foreground group, and
-                # the command has had it.
-                if code <= 0:
-                    daemon.supervisor.signal_process(process.pid, number)
-                # On a disk that does not answer it may sleep where no signal wakes it.
-                ignored = signal.getsignal(number) is signal.SIG_IGN
-                if daemon.supervisor.is_starting(process.pid) and not ignored:
-                    on_never(Exit(CLD_KILLED, number))
-
-        loop.add_reader(fd, on_signal)
+        refused: asyncio.Future[SpawnRefusedError] = loop.create_future()
+        process = self._spawn(refused.set_result)
+        signals.command = process
         command = loop.create_task(daemon.supervisor.until(lambda: not process.running, None))
         bus = loop.create_task(daemon.wait())
-        try:
-            ends: set[asyncio.Future[Any]] = {command, bus, never}
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            ended = never.result() if never.done() else process.exit
-            if isinstance(ended, SpawnRefusedError):
-                raise ended
-            if process.running and not never.done():
-                command.cancel()
-                await bus
-                raise EngineFailed("the session was ended by a call of Exit")
-            bus.cancel()
+        await _first(command, bus, refused, signals.ended)
+        if refused.done():
+            raise refused.result()
+        if process.running and not signals.ended.done():
             command.cancel()
-            # This also brings all news of names: a service that has served is not starting.
-            left = await self._leaks(self._patience)
-            about = report.of_session(daemon.units.values(), daemon.supervisor.processes)
-            return Ended(ended, left, about)
-        finally:
-            loop.remove_reader(fd)
-            os.close(fd)
+            await bus
+            raise EngineFailed("the session was ended by a call of Exit")
+        bus.cancel()
+        command.cancel()
+        if process.running:
+            return self._ended(signals.ended.result(), ())  # nothing has outlived it yet
+        # This also brings all news of names: a service that has served is not starting.
+        return self._ended(process.exit, await self._leaks(self._patience, signals.hurried))
 
-    async def _leaks(self, patience: Patience) -> Sequence[Leak]:
+    def _ended(self, exit_: Exit, left: Sequence[Leak]) -> Ended:
+        daemon = self._daemon
+        about = report.of_session(daemon.units.values(), daemon.supervisor.processes)
+        return Ended(exit_, left, about)
+
+    async def _leaks(self, patience: Patience, hurried: asyncio.Event) -> Sequence[Leak]:
         """What outlives the command by the grace, or until somebody sends us a signal."""
         supervisor = self._daemon.supervisor
         loop = asyncio.get_running_loop()
@@ -168,14 +149,14 @@ class _Session:
             found = await self._daemon.leaks()
             found = [each for each in found if not each.matches(patience.ignored)]
             left = deadline - loop.time()
-            if not found or left <= 0 or self._hurried.is_set():
+            if not found or left <= 0 or hurried.is_set():
                 return found
             # One of them may end the wait for all others. (What is not our own child ends
             # without a word: it is looked for again at the deadline.)
             own = [process for each in found if (process := supervisor.processes.get(each.pid))]
             ends = {
                 loop.create_task(supervisor.until(partial(_one_has_ended, own), left)),
-                loop.create_task(self._hurried.wait()),
+                loop.create_task(hurried.wait()),
             }
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for task in ends:
@@ -204,3 +185,8 @@ class _Session:
         finally:
             for fd in self._fds:
                 os.set_inheritable(fd, False)
+
+
+async def _first(*ends: asyncio.Future[Any]) -> None:
+    """Return when one of them is done."""
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

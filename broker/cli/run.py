@@ -79,7 +79,8 @@ def command(
     """Run a command inside a bus of its own, and clean up after it.
 
     The exit status is the command's own, 128+N if signal N ended it, 127 if the
-    bus or the command could not be started.
+    bus or the command could not be started. Signals go on to the command; the second
+    SIGTERM, SIGINT, SIGQUIT or SIGHUP kills one that has not ended by the first.
 
     \b
     Example:

@@ -73,6 +73,8 @@ def command(
 ) -> None:
     """Run a bus until SIGTERM or SIGINT; SIGHUP reads the descriptors again.
 
+    The hangup of its terminal, of which the kernel tells with a SIGHUP of its own, ends it.
+
     \b
     Example:
       dbus-activator serve --services ./services.d --print-address
@@ -164,8 +166,13 @@ async def _first(daemon: Daemon, fd: int, lifeline: int | None) -> None:
     reloads: set[asyncio.Task[None]] = set()
 
     def on_signal() -> None:
-        for number, _ in kernel.read_signalfd(fd):
-            if number == signal.SIGHUP:
+        for number, code in kernel.read_signalfd(fd):
+            if number == signal.SIGHUP and code == kernel.SI_KERNEL:
+                # Our terminal has gone. Under nohup it is ignored, which does not keep a
+                # blocked signal from being read.
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    ending.set()
+            elif number == signal.SIGHUP:
                 # Not waited for: a bus that hangs would keep us from the next signal.
                 reloads.add(task := loop.create_task(_reload(daemon)))
                 task.add_done_callback(reloads.discard)

@@ -8,7 +8,8 @@ import errno
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING, Final
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.errors import KernelRefused
 
@@ -27,6 +28,10 @@ _SIGSET_BYTES: Final = 128
 _SHORTAGES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
 # sizeof(struct signalfd_siginfo): "The read(2) returns … one or more structures".
 SIGINFO_BYTES: Final = 128
+_SIGINFO: Final = struct.Struct("=I4xiI")  # ssi_signo, ssi_code, ssi_pid
+
+# si_code of what the kernel sends by itself, <asm-generic/siginfo.h>.
+SI_KERNEL: Final = 0x80
 
 
 @contextlib.contextmanager
@@ -104,15 +109,27 @@ def open_signalfd(signals: Iterable[int]) -> int:
     return fd
 
 
-def read_signalfd(fd: int) -> list[tuple[signal.Signals, int]]:
-    """Signals that wait, as (number, ``si_code``), oldest first."""
-    found: list[tuple[signal.Signals, int]] = []
+class Received(NamedTuple):
+    """A signal: its number, its ``si_code``, and who sent it; 0 for nobody whom we can see."""
+
+    number: signal.Signals
+    code: int
+    sender: int
+
+
+def read_signals(fd: int) -> list[Received]:
+    """Signals that wait in a signalfd, oldest first."""
+    found: list[Received] = []
     while True:
         try:
             data = os.read(fd, SIGINFO_BYTES * 16)
         except BlockingIOError:
             return found
         for start in range(0, len(data), SIGINFO_BYTES):
-            number = int.from_bytes(data[start : start + 4], "little")
-            code = int.from_bytes(data[start + 8 : start + 12], "little", signed=True)
-            found.append((signal.Signals(number), code))
+            number, code, sender = _SIGINFO.unpack_from(data, start)
+            found.append(Received(signal.Signals(number), code, sender))
+
+
+def read_signalfd(fd: int) -> list[tuple[signal.Signals, int]]:
+    """The same, as (number, ``si_code``)."""
+    return [(each.number, each.code) for each in read_signals(fd)]

@@ -251,3 +251,13 @@ def peak_memory(pid: int) -> int:
         if line.startswith(b"VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def takes(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal, or blocks it, to read it itself."""
+    masks = (b"SigCgt:", b"SigBlk:")
+    return any(
+        int(line.split()[1], 16) >> number - 1 & 1
+        for line in (read(f"/proc/{pid}/status") or b"").splitlines()
+        if line.startswith(masks)
+    )

@@ -25,20 +25,31 @@ PATIENCE = 40.0
 class Terminal:
     """A program on a terminal of its own, to be entered; ends with it.
 
+    Args:
+        leads: the terminal controls the program's session, as a login's does.
+
     Attributes:
         shown: all that it has written so far.
     """
 
     def __init__(
-        self, user: Installation, argv: Sequence[str | Path], columns: int, env: Mapping[str, str]
+        self,
+        user: Installation,
+        argv: Sequence[str | Path],
+        columns: int,
+        env: Mapping[str, str],
+        *,
+        leads: bool = False,
     ) -> None:
         self._ours, theirs = pty.openpty()
         termios.tcsetwinsize(theirs, (24, columns))
         if user.uid is not None:
             os.fchown(theirs, user.uid, -1)
         options: dict[str, Any] = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+        if leads:
+            argv = ["setsid", "--ctty", *argv]  # which becomes the program
         self._process: subprocess.Popen[bytes] = user.popen(
-            argv, env={"TERM": "xterm", **env}, start_new_session=True, **options
+            argv, env={"TERM": "xterm", **env}, start_new_session=not leads, **options
         )
         os.close(theirs)
         self.shown = ""
@@ -54,7 +65,22 @@ class Terminal:
     ) -> None:
         self._process.kill()
         self._process.wait()
+        if self._ours >= 0:
+            os.close(self._ours)
+
+    @property
+    def pid(self) -> int:
+        """Of the program."""
+        return self._process.pid
+
+    def hang_up(self) -> None:
+        """Close it, as when the network is gone, or its window."""
         os.close(self._ours)
+        self._ours = -1
+
+    def wait(self) -> int:
+        """Wait for the program, whoever holds the terminal; returns its exit status."""
+        return self._process.wait(PATIENCE)
 
     def type(self, text: str) -> None:
         """Press keys."""

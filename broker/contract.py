@@ -128,6 +128,15 @@ def is_absent(e: RemoteError) -> bool:
     return e.name in _ABSENT and e.sender == "org.freedesktop.DBus"
 
 
+def is_proxys(e: RemoteError) -> bool:
+    """Whether neither the broker nor the bus answered, but what is between it and us.
+
+    "On a message bus, this header field is controlled by the message bus" (D-Bus specification,
+    SENDER): what has none did not come through it. So xdg-dbus-proxy answers for itself.
+    """
+    return not e.sender
+
+
 def has_left(e: RemoteError) -> bool:
     """Whether the bus answered because the broker's connection ended before it did."""
     return e.name == "org.freedesktop.DBus.Error.NoReply" and e.sender == "org.freedesktop.DBus"

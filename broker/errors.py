@@ -164,6 +164,12 @@ class NoBroker(Outcome):
     dbus_name = FDO + "ServiceUnknown"
 
 
+class ProxyDenied(Outcome):
+    """A proxy between us and the bus, such as a sandbox's, did not let a call through."""
+
+    dbus_name = FDO + "AccessDenied"
+
+
 class NoReply(Outcome):
     """No answer came in the time that the caller gave."""
 

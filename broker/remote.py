@@ -20,8 +20,9 @@ from broker.contract import (
     SERVICE,
     has_left,
     is_absent,
+    is_proxys,
 )
-from broker.errors import Disconnected, NoBroker, NoReply, RemoteError
+from broker.errors import Disconnected, NoBroker, NoReply, ProxyDenied, RemoteError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class Remote:
 
         Raises:
             NoBroker: there is no broker on this bus.
+            ProxyDenied: a sandbox's proxy does not let us ask it.
             RemoteError: the broker's answer.
             NotUnderstood: its answer is none.
             NoReply: it does not answer what it should at once.
@@ -238,6 +240,11 @@ class Remote:
         try:
             answer = self.bus.answer(serial)
         except RemoteError as e:
+            if is_proxys(e):
+                raise ProxyDenied(
+                    f"the proxy in front of the bus {self._where} refuses {member} with {e.name}: "
+                    f"it needs --talk={BUS_NAME} (in Flatpak --talk-name={BUS_NAME})"
+                ) from e
             if is_absent(e) and not self._met:
                 raise NoBroker(
                     f"there is no dbus-activator on the bus {self._where}: start one with "

@@ -1,8 +1,7 @@
 """A connection that calls methods and waits, without an event loop.
 
 For programs that ask and end, and for synchronous tests; the daemon and what
-serves objects have ``connection``. It says Hello in one piece with the
-authentication: a call is answered after two trips to the bus.
+serves objects have ``connection``.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import time
 
 from broker.bus import address, wire
 from broker.bus.answers import Answers
-from broker.bus.authentication import Authentication
+from broker.bus.authentication import BEGIN, Authentication
 from broker.bus.driver import DRIVER, DRIVER_PATH
 from broker.bus.frames import Splitter
 from broker.errors import Disconnected, NoReply, Outcome
@@ -68,15 +67,16 @@ class BlockingConnection:
         return self
 
     def _begin(self, deadline: float | None) -> None:
-        hello = self._call_bytes(DRIVER, DRIVER_PATH, DRIVER, "Hello")
         authentication = Authentication(pass_fds=False)
-        self._expect(self._serial, DRIVER)
-        self._write(authentication.opening + hello, deadline)
+        self._write(authentication.opening, deadline)
         data = self._read(deadline)
         while (rest := authentication.feed(data)) is None:
             data = self._read(deadline)
             if not data:
                 raise NoReply("no answer to the authentication in time")
+        hello = self._call_bytes(DRIVER, DRIVER_PATH, DRIVER, "Hello")
+        self._expect(self._serial, DRIVER)
+        self._write(BEGIN + hello, deadline)
         self._feed(rest)
         if not self.arrives(self._serial, deadline):
             raise NoReply("no answer to Hello in time")

@@ -19,7 +19,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Final, Self, cast
 
-from broker.bus.authentication import Authentication
+from broker.bus.authentication import BEGIN, Authentication
 from broker.bus.calls import CALL_TIMEOUT, Calls, within
 from broker.bus.codec import (
     Head,
@@ -141,7 +141,7 @@ class Connection(Calls, asyncio.BufferedProtocol):
     # -- asyncio.BufferedProtocol ------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send the whole authentication in one piece."""
+        """Begin the authentication."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.write(self._authentication.opening)
 
@@ -162,6 +162,7 @@ class Connection(Calls, asyncio.BufferedProtocol):
                 return
             if rest is None:
                 return
+            self._write(BEGIN)
             self.guid = self._authentication.guid
             self._ready.set_result(None)
             data = rest

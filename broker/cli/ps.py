@@ -27,7 +27,7 @@ def command(name: str | None, where: str | None, *, exited: bool, **options: Any
         if name is not None:
             remote.ask("GetService", "s", name)  # says ServiceUnknown if it is
         snapshot = remote.snapshot()
-    query.note_commands(snapshot)
+    query.note_processes(snapshot)
     mode = query.json_mode(options)
     if mode != "off":
         records = [

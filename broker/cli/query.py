@@ -36,6 +36,8 @@ _COMPLETION_PATIENCE: Final = 1.0
 # A broker that lives has so much time for its answers, however short a wait may be: a
 # timeout of 0 asks how it is now. In seconds.
 _SHORTEST: Final = 1.0
+# PIDs in one line.
+_NAMED: Final = 10
 _INT_MAX: Final = 2**31 - 1
 
 _ADDRESS: Final = click.option(
@@ -133,11 +135,18 @@ def is_unknown(e: RemoteError) -> bool:
     return e.name in _UNKNOWN_NAMES
 
 
-def note_commands(snapshot: Snapshot) -> None:
-    """Say so if the broker does not tell us command lines."""
+def note_processes(snapshot: Snapshot) -> None:
+    """Say so if the broker does not tell us command lines, or /proc tells of other processes."""
+    from broker.cli import tree  # noqa: PLC0415 - most verbs draw none
+
     # The bus itself has one.
     if not any(each["Command"] for each in snapshot.processes.values()):
         note_withheld("command lines are")
+    recorded = {each["PID"] for each in snapshot.processes.values()}
+    unknown = {pid for each in snapshot.services.values() for pid in each["PIDs"]} - recorded
+    if unknown and tree.is_elsewhere(snapshot):
+        pids = ", ".join(map(str, sorted(unknown)[:_NAMED])) + ", …" * (len(unknown) > _NAMED)
+        complain_of(f"not shown, since the broker's /proc is another than ours: {pids}")
 
 
 def note_withheld(what: str) -> None:

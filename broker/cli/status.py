@@ -65,7 +65,7 @@ def command(targets: tuple[str, ...], where: str | None, **options: Any) -> None
             if each is not None
         }
     if found:
-        query.note_commands(snapshot)
+        query.note_processes(snapshot)
     services = [snapshot.services[path] for path in found if path in snapshot.services]
     if any(each["ActiveState"] != "active" for each in services):
         status = status or query.NOT_RUNNING

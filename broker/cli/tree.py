@@ -61,9 +61,10 @@ def rows(snapshot: Snapshot, *, service: str | None, exited: bool) -> list[Row]:
         wanted = service is None or each["ServiceName"] == service
         if wanted and (exited or each["State"] == "running"):
             found.append(_of_record(each))
+    here = not is_elsewhere(snapshot)
     live = {row.pid for row in found if row.exit == "-"}
     for each in snapshot.services.values():
-        if service is None or each["Name"] == service:
+        if here and (service is None or each["Name"] == service):
             for pid in each["PIDs"]:
                 if pid not in live and (row := _of_live(pid, each["Name"])):
                     live.add(pid)
@@ -180,3 +181,21 @@ def branches(root: Row, prefix: str = "", below: str = "") -> Iterator[tuple[Row
             last = child is row.children[-1]
             lead, rest = ("└─ ", "   ") if last else ("├─ ", "│  ")
             waiting.append((child, below + lead, below + rest))
+
+
+def is_elsewhere(snapshot: Snapshot) -> bool:
+    """Whether our /proc is another than the broker's, as in a sandbox.
+
+    The broker's PIDs are other processes here, or none; so one of its children must be
+    found by its PID, its parent and its command. The engine is always there.
+    """
+    running = [each for each in snapshot.processes.values() if each["State"] == "running"]
+    return not any(map(_is_here, running))
+
+
+def _is_here(record: dict[str, Any]) -> bool:
+    about = procfs.stat(record["PID"])
+    if about is None or about.ppid != record["PPID"]:
+        return False
+    # Not by its start, which looks another one after a suspend. The command is not everybody's.
+    return not record["Command"] or procfs.command(record["PID"]) == tuple(record["Command"])

@@ -42,8 +42,9 @@ class Peer:
 
     async def authenticate(self, *, fds: bool = True) -> None:
         """Let the other side in."""
-        await self.read_lines(b"BEGIN")
+        await self.read_lines(b"NEGOTIATE_UNIX_FD" if fds else b"DATA")
         await self.write(AUTHENTICATION + (b"AGREE_UNIX_FD\r\n" if fds else b""))
+        await self.read_lines(b"BEGIN")
 
     async def write(self, data: bytes) -> None:
         """All of it, however long it takes."""

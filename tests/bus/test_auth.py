@@ -50,7 +50,7 @@ async def test_a_server_that_closes_at_any_point_is_noticed(length: int) -> None
     """dbus-next spins for ever on the empty reads, and no timeout of the loop can fire."""
 
     async def script(peer: Peer) -> None:
-        await peer.read_lines(b"BEGIN")
+        await peer.read_lines(b"NEGOTIATE_UNIX_FD")
         await peer.write(AGREED[:length])
         peer.sock.shutdown(socket.SHUT_RDWR)
 
@@ -103,7 +103,7 @@ async def test_a_server_that_closes_on_hello_is_noticed() -> None:
 )
 async def test_a_refusal_is_told_with_the_servers_words(answer: bytes, text: str) -> None:
     async def script(peer: Peer) -> None:
-        await peer.read_lines(b"BEGIN")
+        await peer.read_lines(b"NEGOTIATE_UNIX_FD")
         await peer.write(answer)
 
     refusal = await _refused(script)
@@ -118,7 +118,7 @@ async def test_a_refusal_is_told_with_the_servers_words(answer: bytes, text: str
 )
 async def test_a_server_that_falls_silent_costs_the_timeout(answer: bytes) -> None:
     async def script(peer: Peer) -> None:
-        await peer.read_lines(b"BEGIN")
+        await peer.read_lines(b"NEGOTIATE_UNIX_FD")
         await peer.write(answer)
 
     refusal = await _refused(script, patience=0.05)
@@ -159,7 +159,7 @@ async def test_cancelling_an_authentication_closes_the_socket() -> None:
     ours, theirs = socket.socketpair()
     peer = Peer(theirs)
     connecting = asyncio.create_task(Connection.to_peer(ours))
-    await peer.read_lines(b"BEGIN")
+    await peer.read_lines(b"NEGOTIATE_UNIX_FD")
     connecting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await connecting
@@ -182,15 +182,22 @@ async def test_no_identity_is_claimed_and_only_peers_may_send_descriptors(
     to_bus: bool, negotiate: bytes
 ) -> None:
     """The credentials are the socket's: a uid that we wrote would be wrong in a namespace."""
-    sent = b""
 
     async def script(peer: Peer) -> None:
-        nonlocal sent
-        sent = await peer.read_lines(b"BEGIN")
+        # One piece, and no more: a proxy takes what is said behind BEGIN for messages.
+        opening = await asyncio.get_running_loop().sock_recv(peer.sock, 4096)
+        assert opening == b"\0AUTH EXTERNAL\r\nDATA\r\n" + negotiate
+        await peer.write(AGREED if negotiate else AUTHENTICATION)
+        assert await peer.read_lines(b"BEGIN") == b"BEGIN\r\n"
         peer.sock.shutdown(socket.SHUT_RDWR)
 
-    await _refused(script, to_bus=to_bus)
-    assert sent == b"\0AUTH EXTERNAL\r\nDATA\r\n" + negotiate + b"BEGIN\r\n"
+    if to_bus:
+        await _refused(script, to_bus=True)
+    else:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            connection, _ = await asyncio.gather(Connection.to_peer(ours), script(Peer(theirs)))
+            await connection.wait_closed()
 
 
 async def test_the_answers_may_come_in_any_pieces_with_messages_behind() -> None:
@@ -199,13 +206,14 @@ async def test_the_answers_may_come_in_any_pieces_with_messages_behind() -> None
         ours, theirs = socket.socketpair()
         peer = Peer(theirs)
         connecting = asyncio.create_task(Connection.to_peer(ours, timeout=PATIENCE))
-        await peer.read_lines(b"BEGIN")
+        await peer.read_lines(b"NEGOTIATE_UNIX_FD")
         await peer.write(stream[:cut])
         # One turn of the loop takes it in; the rest comes as a piece of its own.
         await asyncio.sleep(0)
         await peer.write(stream[cut:])
         connection = await connecting
         assert connection.guid == GUID
+        await peer.read_lines(b"BEGIN")
         assert (await peer.read()).reply_serial == 77
         connection.close()
         await connection.wait_closed()

@@ -133,7 +133,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
 )
 def test_what_is_no_bus_is_said_so(short_directory: Path, answer: bytes, why: str) -> None:
     def serve(client: socket.socket) -> None:
-        until(client, b"BEGIN\r\n")
+        until(client, b"DATA\r\n")
         client.sendall(answer)
 
     before = open_fds()
@@ -146,7 +146,7 @@ def test_an_answer_that_does_not_come_in_time(short_directory: Path) -> None:
     done = threading.Event()
 
     def serve(client: socket.socket) -> None:
-        until(client, b"BEGIN\r\n")
+        until(client, b"DATA\r\n")
         client.sendall(AUTHENTICATION + HELLO)
         done.wait(10)
 
@@ -165,7 +165,7 @@ def test_an_answer_that_does_not_come_in_time(short_directory: Path) -> None:
 
 def test_a_bus_that_goes_ends_a_call(short_directory: Path) -> None:
     def serve(client: socket.socket) -> None:
-        until(client, b"BEGIN\r\n")
+        until(client, b"DATA\r\n")
         client.sendall(AUTHENTICATION + HELLO)
         until(client, b"Slow")
 
@@ -179,8 +179,11 @@ def test_a_bus_that_goes_ends_a_call(short_directory: Path) -> None:
 
 def test_an_answer_in_pieces_is_put_together(short_directory: Path) -> None:
     def serve(client: socket.socket) -> None:
-        until(client, b"BEGIN\r\n")
-        for byte in AUTHENTICATION + HELLO + wire.signal("One", "s", ["x"]) + wire.signal("Two"):
+        until(client, b"DATA\r\n")
+        for byte in AUTHENTICATION:
+            client.sendall(bytes([byte]))
+        assert until(client, b"Hello").startswith(b"BEGIN\r\n")
+        for byte in HELLO + wire.signal("One", "s", ["x"]) + wire.signal("Two"):
             client.sendall(bytes([byte]))
 
     with (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+import inspect
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import pytest_asyncio
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from broker.testing.bus import Bus
     from broker.testing.service import Service
 
-T = TypeVar("T")
+# Of event loops, in pytest-asyncio's words.
+_SCOPES: Final = ("function", "class", "module", "package", "session")
 
 
 class AsyncBus:
@@ -32,6 +34,7 @@ class AsyncBus:
 
     async def start(self, name: str, timeout: float | None = None) -> Service:  # noqa: ASYNC109
         """Activate a service, and wait until it has its name; raises as ``Bus.start``."""
+        _loop()
         serial = self.bus.remote.send("StartService", "s", name)
         if not await self._answered(serial, timeout):
             raise self.bus.late(name, timeout)
@@ -39,6 +42,7 @@ class AsyncBus:
 
     async def stop(self, name: str) -> None:
         """End all processes of a service; raises as ``Service.stop``."""
+        _loop()
         serial = self.bus.remote.send("StopService", "s", name)
         await self._answered(serial, None)
         self.bus.remote.reply(serial)
@@ -69,7 +73,7 @@ class AsyncBus:
 
     async def _until(self, arrived: Callable[[], bool], timeout: float | None) -> bool:  # noqa: ASYNC109
         """Wait until that is so, looking whenever the broker has sent something."""
-        loop = asyncio.get_running_loop()
+        loop = _loop()
         readable = asyncio.Event()
         loop.add_reader(self.bus.remote.bus.fileno(), readable.set)
         try:
@@ -84,16 +88,52 @@ class AsyncBus:
         return True
 
 
+def _loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "dbus_activator_async is for tests in asyncio's event loop, and this is none (trio's "
+            "perhaps): call dbus_activator in a thread, as with trio.to_thread.run_sync"
+        ) from None
+
+
 @pytest.fixture
 def dbus_activator_async(dbus_activator: Bus) -> AsyncBus:
     """The test's bus, for ``await``."""
     return AsyncBus(dbus_activator)
 
 
-@pytest_asyncio.fixture
-async def dbus_activator_connection(dbus_activator: Bus) -> AsyncIterator[Any]:
-    """A connected ``dbus_next.aio.MessageBus`` on the test's bus."""
-    from broker.bus import stock  # noqa: PLC0415 - who does not ask for it need not import it
+def _connection_in(loop_scope: Any) -> Any:
+    """The fixture of a connection in an event loop of one scope."""
 
-    async with stock.connected(dbus_activator.address) as bus:
-        yield bus
+    @pytest_asyncio.fixture(loop_scope=loop_scope, name=f"_dbus_activator_connection_{loop_scope}")
+    async def connection(dbus_activator: Bus) -> AsyncIterator[Any]:
+        from broker.bus import stock  # noqa: PLC0415 - who does not ask for it need not import it
+
+        async with stock.connected(dbus_activator.address) as bus:
+            yield bus
+
+    return connection
+
+
+# pytest finds fixtures among the names of a module.
+globals().update({f"_connection_{each}": _connection_in(each) for each in _SCOPES})
+
+
+@pytest.fixture
+def dbus_activator_connection(request: pytest.FixtureRequest) -> Any:
+    """A connected ``dbus_next.aio.MessageBus`` on the test's bus, in the test's event loop.
+
+    pytest-asyncio has a fixture run in the loop of one scope, whichever the test's own is.
+    """
+    marker = request.node.get_closest_marker("asyncio")
+    if marker is None and inspect.iscoroutinefunction(getattr(request.node, "function", None)):
+        raise pytest.UsageError(
+            "dbus_activator_connection is for tests that pytest-asyncio runs: mark this one with "
+            "pytest.mark.asyncio"
+        )
+    said = marker.kwargs if marker else {}
+    scope = said.get("loop_scope") or said.get("scope")
+    scope = scope or request.config.getini("asyncio_default_test_loop_scope")
+    return request.getfixturevalue(f"_dbus_activator_connection_{scope}")

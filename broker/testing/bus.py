@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
 import sys
 import time
 from contextlib import ExitStack
@@ -14,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from broker.catalog import catalog, descriptor
 from broker.errors import NoReply, Outcome, RemoteError, ServiceUnknown
 from broker.news import Reader
-from broker.remote import Remote, is_back
-from broker.testing import faulty, inline, survivors
+from broker.remote import is_back
+from broker.testing import calls, command, faulty, inline, survivors
+from broker.testing.asked import Asked, named
 from broker.testing.events import Event, typed
 from broker.testing.host import Host
 from broker.testing.service import Service, StartError, ended
@@ -24,6 +23,7 @@ from broker.testing.survivors import Survivors
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from broker.remote import Remote
     from broker.snapshot import Snapshot
     from broker.testing.settings import Settings
     from broker.testing.survivors import Survivor
@@ -103,7 +103,7 @@ class Bus:
             host = Host(options, directory, settings.environ, settings.stop_timeout)
             undone.callback(host.close)
             undone.callback(host.stop)
-            remote = undone.enter_context(Remote.connect(host.address))
+            remote = undone.enter_context(Asked.connect(host.address))
             bus = cls(name, settings, host, remote, node)
             for each in given:
                 if each.is_file():
@@ -133,22 +133,10 @@ class Bus:
         Raises:
             DescriptorError: it cannot be a service.
             FileNotFoundError: there is no such program in PATH.
+            TypeError, ValueError: ``exec`` is no list of words.
         """
-        program, *arguments = (os.fspath(each) for each in exec)
-        words = [self._program(program), *arguments]
-        # A descriptor's quoting is the shell's; its lines have escapes of their own below that.
-        line = shlex.join(words).replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+        line = command.line(exec, self.env.get("PATH"))
         return self._add(name, f"[D-BUS Service]\nName={name}\nExec={line}\n".encode())
-
-    def _program(self, program: str) -> str:
-        if program in ("python", "python3"):
-            return sys.executable
-        if os.sep in program:
-            return os.path.abspath(program)
-        found = shutil.which(program, path=self.env.get("PATH"))
-        if found is None:
-            raise FileNotFoundError(f"no program {program!r} in PATH")
-        return found
 
     def add_service_file(self, path: str | os.PathLike[str]) -> Service:
         """Add a descriptor, as it is; raises DescriptorError with its file and line."""
@@ -296,10 +284,15 @@ class Bus:
         Raises:
             RemoteError: the answer is an error, ``name`` is its name.
             NoReply: there was none within ``timeout`` seconds.
+            TypeError, ValueError: there can be no such call; the text names the argument.
         """
-        return self.remote.bus.call(
-            destination, path, interface, member, signature, *arguments, timeout=timeout
-        )
+        __tracebackhide__ = True
+        where = (destination, path, interface, member)
+        calls.check(*where, signature, arguments)
+        try:
+            return self.remote.bus.call(*where, signature, *arguments, timeout=timeout)
+        except RemoteError as e:
+            raise named(e) from None
 
     def reset(self) -> None:
         """Make the bus as new, for a bus that several tests share, in some milliseconds.

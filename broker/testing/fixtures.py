@@ -67,11 +67,24 @@ def opened(
     finally:
         problem = bus.close()
     if problem:
-        pytest.fail(f"{name}: {problem}", pytrace=False)
+        _fail(request.session, f"{name}: {problem}")
     if bus.survivors and wanted.leaks == "fail":
-        pytest.fail(text(bus.survivors), pytrace=False)
+        _fail(request.session, text(bus.survivors))
     if bus.survivors and wanted.leaks == "warn":
         warnings.warn(LeakWarning(text(bus.survivors)), stacklevel=1)
+
+
+def _fail(session: pytest.Session, text: str) -> None:
+    """Fail the teardown at hand.
+
+    After Ctrl-C there is none: pytest ends the fixtures on its way out, and what they raise
+    there comes with a traceback of all of pytest.
+    """
+    if session.exitstatus != pytest.ExitCode.INTERRUPTED:
+        pytest.fail(text, pytrace=False)
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:  # not in a worker of xdist's, whose controller is interrupted too
+        reporter.write_line(f"\n{text}", red=True)
 
 
 @pytest.fixture

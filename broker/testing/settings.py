@@ -6,6 +6,7 @@ line of the ini file, and the first of these that says something counts.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
 MARKER: Final = "dbus_activator"
 LEAKS: Final = ("fail", "warn", "kill")
@@ -58,12 +59,21 @@ class Settings:
         for name in ("leak_grace", "activation_timeout", "handover_timeout", "stop_timeout"):
             seconds = getattr(self, name)
             # Of nan, no comparison is true.
-            if not seconds >= 0:
+            if not isinstance(seconds, int | float) or not seconds >= 0:
                 raise pytest.UsageError(
                     f"dbus_activator_{name}: {seconds!r} is no number of seconds"
                 )
         _check_choice("engine", self.engine, ENGINES)
         _check_choice("leaks", self.leaks, LEAKS)
+        for name in ("services", "installed"):
+            if isinstance(getattr(self, name), str | Path):  # its letters would be taken
+                raise pytest.UsageError(
+                    f"dbus_activator_{name}: a list is wanted, not {getattr(self, name)!r}"
+                )
+        if not isinstance(self.environ, Mapping):
+            raise pytest.UsageError(
+                f"dbus_activator_environ: a dictionary is wanted, not {self.environ!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

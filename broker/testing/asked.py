@@ -1,0 +1,27 @@
+"""The broker of a test, whose errors say all that there is in their text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from broker.errors import RemoteError
+from broker.remote import Remote
+
+
+class Asked(Remote):
+    """As Remote; the text of a RemoteError begins with its D-Bus name.
+
+    A failed test shows nothing else of it.
+    """
+
+    def _take(self, serial: int, properties: tuple[str, ...] = ()) -> list[Any]:
+        try:
+            return super()._take(serial, properties)
+        except RemoteError as e:
+            raise named(e) from None
+
+
+def named(e: RemoteError) -> RemoteError:
+    """The same, with its D-Bus name in its text."""
+    text = str(e)
+    return RemoteError(e.name, f"{e.name}: {text}" if text else e.name, e.sender)

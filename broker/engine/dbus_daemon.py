@@ -93,6 +93,9 @@ _LEAST_MESSAGE: Final = 8 << 10
 _OWN_FDS: Final = 24
 _PIDFDS: Final = (1, 15)
 _PLACES: Final = 6
+# Of connections, which are its clients' alone: ours (names, objects, activations) come on top.
+_COUNTING: Final = {"max_completed_connections", "max_connections_per_user"}
+_OWN_CONNECTIONS: Final = 3
 # Connections without which there is no session, one of them still to say who it is.
 _LEAST: Final = 5
 
@@ -265,6 +268,8 @@ class DBusDaemon(Engine):
         limits = self._limits
         patience = min(round(min(self.settings.start_timeout, _INT_MAX) * 1000), _INT_MAX)
         limits["service_start_timeout"] = patience
+        for name in _COUNTING & limits.keys():
+            limits[name] = min(limits[name] + _OWN_CONNECTIONS, _INT_MAX)
         # A configuration file may allow less than we need ourselves.
         rules_limit = limits.get("max_match_rules_per_connection", _BUILT_IN_RULES)
         limits["max_match_rules_per_connection"] = max(rules_limit, 2 * self.max_rules)

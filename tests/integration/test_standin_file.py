@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from broker.bus.blocking import BlockingConnection
+from broker.errors import Outcome
 from tests.integration.buses import TEST, without_the_hosts
 from tests.integration.standin import NAME, OPEN, bus, config, environ, refused
 
@@ -81,6 +84,19 @@ def test_a_name_that_the_policy_forbids(place: Place, link: Path) -> None:
         assert found.echo() == "hello"
         assert found.echo(OTHER) != "hello"
         assert found.verb("show", OTHER, "-p", "Result", "--value") == "exit-code"
+
+
+@pytest.mark.parametrize("engine", ["dbus-daemon"], indirect=True)
+@pytest.mark.parametrize("user", ["self"], indirect=True)
+@pytest.mark.parametrize("limit", ["max_completed_connections", "max_connections_per_user"])
+def test_a_limit_of_connections_is_the_clients_alone(place: Place, link: Path, limit: str) -> None:
+    """As test-dbus-daemon of libdbus has it: three are let in, and the fourth is not."""
+    file = config(place, f'<listen>unix:dir=/tmp</listen><limit name="{limit}">3</limit>')
+    with bus(place, link, f"--config-file={file}") as found, contextlib.ExitStack() as clients:
+        for _ in range(3):
+            clients.enter_context(BlockingConnection.connect(found.address, timeout=10))
+        with pytest.raises(Outcome, match="maximum number of active connections"):
+            clients.enter_context(BlockingConnection.connect(found.address, timeout=10))
 
 
 def test_auto_takes_the_engine_that_can_be_given_the_policy(place: Place) -> None:

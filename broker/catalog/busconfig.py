@@ -70,7 +70,11 @@ _RULE_ATTRIBUTES: Final = {
 _LIMITS: Final = {
     "auth_timeout",
     "max_completed_connections",
+    "max_connections_per_container",
     "max_connections_per_user",
+    "max_container_metadata_bytes",
+    "max_containers",
+    "max_containers_per_user",
     "max_incoming_bytes",
     "max_incoming_unix_fds",
     "max_incomplete_connections",

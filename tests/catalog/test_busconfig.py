@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +22,6 @@ from broker.errors import BadConfiguration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 ENVIRON = {"HOME": "/home/u", "XDG_RUNTIME_DIR": "/run/user/1"}
 OPEN = """<policy context="default">
@@ -72,6 +74,16 @@ def test_everything_that_concerns_whoever_starts_the_bus(tmp_path: Path) -> None
     assert found.limits == {"service_start_timeout": 1500, "max_message_size": 7}
     assert found.policy == [OPEN]
     assert (found.restricts, found.problems) == ("", [])
+
+
+def test_every_limit_of_dbus_daemon_is_known(tmp_path: Path) -> None:
+    """By the words in its program: also those of containers, which it takes and does not use."""
+    program = Path(shutil.which("dbus-daemon") or "").read_bytes()
+    words = set(re.findall(rb"\0((?:max|auth|pending|service|reply)_[a-z_]+)(?=\0)", program))
+    names = sorted(words - {b"max_fds"})  # which is a rule's
+    assert b"max_containers" in names
+    text = "".join(f'<limit name="{name.decode()}">7</limit>' for name in names)
+    assert read(tmp_path, text).problems == []
 
 
 def test_an_empty_file_says_nothing(tmp_path: Path) -> None:

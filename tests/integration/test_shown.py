@@ -116,7 +116,7 @@ async def told(bus: Bus, path: str, last: int) -> AsyncIterator[Signal]:
                 return
 
 
-@pytest.mark.parametrize("user", ["self"], indirect=True)
+@pytest.mark.parametrize(("user", "engine"), [("self", "dbus-daemon")], indirect=True)
 async def test_two_providers_of_a_name_are_shown_and_not_complained_of(place: Place) -> None:
     place.add(NAME)
     loser = place.services / f"{NAME}.service.again.service"
@@ -137,7 +137,7 @@ async def test_two_providers_of_a_name_are_shown_and_not_complained_of(place: Pl
         assert await bus.ended() == ""
 
 
-@pytest.mark.parametrize("user", ["self"], indirect=True)
+@pytest.mark.parametrize(("user", "engine"), [("self", "dbus-daemon")], indirect=True)
 async def test_plot_and_blame_know_every_activation(place: Place) -> None:
     """And no owner that nobody has activated."""
     place.add(NAME)

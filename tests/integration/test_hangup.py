@@ -140,7 +140,8 @@ def test_the_command_gets_what_is_typed_once(place: Place, group: str) -> None:
 def test_ctrl_c_reaches_what_timeout_has_started(place: Place) -> None:
     """``run -- timeout 600 make check``: make is in a group of its own, behind run's."""
     script = place.write("check", "#!/bin/sh\ntrap 'echo tidy; exit 6' INT\necho ready\nread _\n")
-    argv = ["timeout", "600", "sh", "-c", f"{script} <{place.fifo('never')}"]
+    # By exec: a shell in between would die of the signal, and the session end before the script.
+    argv = ["timeout", "600", "sh", "-c", f"exec {script} <{place.fifo('never')}"]
     with on_terminal(place, *argv) as terminal:
         never = os.open(place.path / "never", os.O_RDWR)
         try:

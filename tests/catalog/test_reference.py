@@ -323,6 +323,7 @@ def test_names(bus: Reference, name: str) -> None:
 
 
 def test_standard_directories(tmp_path: Path) -> None:
+    prefix = "org.activation.Test.Standard"  # the host has directories of its own
     # Each directory provides its own name, and its number under each name of the ones above.
     environ = {
         "HOME": str(tmp_path),
@@ -334,20 +335,20 @@ def test_standard_directories(tmp_path: Path) -> None:
     for number in range(4):
         path = tmp_path / str(number) / "dbus-1" / "services"
         path.mkdir(0o700, parents=True)
-        for name in [f"org.example.N{above}" for above in range(number + 1)]:
+        for name in [f"{prefix}.N{above}" for above in range(number + 1)]:
             text = f"[D-BUS Service]\nName={name}\nExec={recorder} {number}\n"
             (path / f"{name}.service").write_text(text)
     # In the transient directory only, the file's name is part of the rules.
     for number in (0, 1):
         path = tmp_path / str(number) / "dbus-1" / "services"
-        text = f"[D-BUS Service]\nName=org.example.Other{number}\nExec={recorder}\n"
+        text = f"[D-BUS Service]\nName={prefix}.Other{number}\nExec={recorder}\n"
         (path / f"other{number}.service").write_text(text)
     catalog = load(standard_directories(environ))
-    ours = {name for name in catalog.entries if name.startswith("org.example.")}
+    ours = {name for name in catalog.entries if name.startswith(prefix)}
     with reference("<standard_session_servicedirs/>", environ) as bus:
-        listed = {name for name in bus.activatable() if name.startswith("org.example.")}
+        listed = {name for name in bus.activatable() if name.startswith(prefix)}
         assert ours == listed
         assert len(ours) == 5
         for number in range(4):
-            name = f"org.example.N{number}"
+            name = f"{prefix}.N{number}"
             assert catalog.entries[name].argv[1:] == bus.run(name) == (str(number),)

@@ -138,7 +138,13 @@ def test_an_address_that_cannot_be_printed_is_refused(
         wrap(place, closing=stream)
         reason = {">/dev/full": "No space left on device", ">&-": "Bad file descriptor"}[stream]
     done = place.user.run(
-        [place.user.command, "serve", f"--engine={place.engine}", option],
+        [
+            place.user.command,
+            "serve",
+            f"--engine={place.engine}",
+            f"--services={place.services}",
+            option,
+        ],
         env=place.environ(),
     )
     assert done.returncode == 6

@@ -77,7 +77,7 @@ def test_the_tests_pass_in_a_private_home(home: Path, user: Installation) -> Non
     checkout = home / "checkout"
     python = checkout / ".venv/bin/python"
     process = user.popen(
-        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", CHOSEN, *FILES],
+        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--long", "-k", CHOSEN, *FILES],
         cwd=checkout,
         env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(home)},
         stdout=subprocess.PIPE,

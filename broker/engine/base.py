@@ -94,6 +94,8 @@ class Engine(ABC):
         pid: of its process; 0 before the start.
         version: as in the Engine property, such as "dbus-broker 33".
         max_rules: how many match rules of one connection cost it nothing to speak of.
+        names_now: asked for the names that are to be activatable, by an engine that is about
+            to read them for somebody else; the whole bus stands still until it returns.
     """
 
     program: ClassVar[str]
@@ -108,6 +110,7 @@ class Engine(ABC):
         self.events = events
         self.pid = 0
         self.version = ""
+        self.names_now: Callable[[], Collection[str]] | None = None
         self._spawn = spawn
         self._complaints: Complaints | None = None
 

@@ -27,6 +27,7 @@ from broker.bus.driver import DO_NOT_QUEUE, DRIVER, PRIMARY_OWNER
 from broker.bus.frames import MAX_MESSAGE
 from broker.bus.lasting import LastingConnection
 from broker.core.printable import bounded
+from broker.engine import daemon_config
 from broker.engine.base import START_TIMEOUT, Engine, read_pipe
 from broker.engine.listen import private_directory
 from broker.errors import (
@@ -37,6 +38,7 @@ from broker.errors import (
     UnknownMethod,
     UnknownObject,
 )
+from broker.process.lease import Gate
 from broker.process.locked import umask
 from broker.process.spawn import file_limit
 
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from broker.bus.connection import Connection
     from broker.core.events import Token
     from broker.core.processes import Process
-    from broker.engine.base import EngineEvents, EngineSettings, Rules
+    from broker.engine.base import EngineEvents, EngineSettings
     from broker.process.locked import LockedDirectory
     from broker.process.spawn import Program
 
@@ -98,41 +100,6 @@ _COUNTING: Final = {"max_completed_connections", "max_connections_per_user"}
 _OWN_CONNECTIONS: Final = 3
 # Connections without which there is no session, one of them still to say who it is.
 _LEAST: Final = 5
-
-_CONFIG: Final = """\
-<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <type>{kind}</type>
-  <keep_umask/>
-  {listen}
-  <auth>EXTERNAL</auth>
-  {services}
-  {policy}
-{limits}
-</busconfig>
-"""
-
-_OPEN: Final = """\
-<policy context="default">
-    <allow send_destination="*" eavesdrop="true"/>
-    <allow eavesdrop="true"/>
-    <allow own="*"/>
-    <allow user="root"/>
-  </policy>"""
-
-# Behind a policy that forbids what it does not name: what we need for ourselves, and
-# our interface, which knows itself who may change something.
-_OURS: Final = """\
-<policy context="default">
-    <allow send_destination="org.activation.Broker1"/>
-  </policy>
-  <policy user="{uid}">
-    <allow own="org.freedesktop.systemd1"/>
-    <allow own="org.activation.Broker1"/>
-    <allow send_destination="org.freedesktop.DBus"
-           send_interface="org.freedesktop.systemd1.Activator"/>
-  </policy>"""
 
 # Of what is not whole yet, in a directory that is watched.
 _UNFINISHED: Final = ".new"
@@ -193,10 +160,12 @@ class DBusDaemon(Engine):
         self._directory: LockedDirectory | None = None
         self._services = ""
         self._config = ""
+        self._gated = ""
         self._names: dict[str, str] = {}  # with the files that tell them
         self._count = itertools.count(1)
         self._tokens = itertools.count(1)
         self._link: LastingConnection | None = None
+        self._gate: Gate | None = None
         self._unsent: list[Message] = []  # while it is lost
         self._reload_task: asyncio.Task[None] | None = None
         self._reload_again = False
@@ -213,7 +182,7 @@ class DBusDaemon(Engine):
         It lets in whoever any rule lets in: which of them counts in the end, and whether a
         name is ours, is not looked at.
         """
-        rules = ET.fromstring(f"<busconfig>{_policy(self.settings.rules)}</busconfig>")  # noqa: S314
+        rules = ET.fromstring(f"<busconfig>{daemon_config.policy(self.settings.rules)}</busconfig>")  # noqa: S314
         return self.settings.rules.kind == "system" or any(
             rule.get("user", "root") not in ("root", "0") or "group" in rule.attrib
             for rule in rules.iter("allow")
@@ -240,6 +209,7 @@ class DBusDaemon(Engine):
         path = self._directory.path
         self._services = os.path.join(path, "services")
         self._config = os.path.join(path, "bus.conf")
+        self._gated = os.path.join(path, "gate.conf")
         try:
             with umask(0o077):
                 os.mkdir(self._services)
@@ -262,6 +232,8 @@ class DBusDaemon(Engine):
         except Outcome as e:
             raise await self._failed(f"does not hand activations over: {e}") from e
         self._link = link
+        self._gate = Gate(self._gated, daemon_config.GATE, self._on_reading, self._not_gated)
+        self._gate.shut()
 
     def _write_config(self) -> None:
         rules = self.settings.rules
@@ -278,21 +250,10 @@ class DBusDaemon(Engine):
             for name, most in connections(table).items():
                 limits[name] = min(limits.get(name, _BUILT_IN[name]), most)
         listener = self.settings.listener
+        # systemd: is its address for a socket that it is given.
+        listen = "systemd:" if listener.sock else str(listener.address)
         with open(self._config, "w", encoding="utf-8") as file:
-            file.write(
-                _CONFIG.format(
-                    kind=rules.kind,
-                    policy=_policy(rules),
-                    # systemd: is its address for a socket that it is given.
-                    listen=_element(
-                        "listen", "systemd:" if listener.sock else str(listener.address)
-                    ),
-                    services=_element("servicedir", self._services),
-                    limits="\n".join(
-                        f'  <limit name="{name}">{value}</limit>' for name, value in limits.items()
-                    ),
-                )
-            )
+            file.write(daemon_config.text(rules, listen, self._services, limits, self._gated))
 
     def _launch_on(self, print_fd: int) -> int:
         argv = [
@@ -335,14 +296,39 @@ class DBusDaemon(Engine):
         wanted = frozenset(names)
         if wanted != self._names.keys():
             assert self._link is not None
-            try:
-                with umask(0o077):
-                    self._write_services(wanted)
-            except OSError as e:
-                # Whoever cleans up /tmp may have taken the directory, or the disk is full.
-                what = e.filename or self._services
-                raise NotReloaded(f"cannot write {what}: {e.strerror}") from e
+            self._rewrite_services(wanted)
             await self._link.call_bus("ReloadConfig")
+
+    def _on_reading(self) -> None:
+        """It reads its configuration, and stands still meanwhile.
+
+        It answers a client's ReloadConfig itself, and would do so before we had heard of it:
+        the names must be there when it looks. (Rejected: its own look at the true
+        directories, since it would start what it finds there; a FIFO among the descriptors,
+        which would hold it up at each call for a name that it does not know.)
+        """
+        if self.names_now is None:
+            return
+        try:
+            self._rewrite_services(frozenset(self.names_now()))
+        except NotReloaded as e:
+            log.warning("the configuration was not reloaded: %s", e)
+
+    def _not_gated(self, reason: OSError) -> None:
+        log.warning(
+            "no lease on %s (%s): what is new may be unknown for a moment after ReloadConfig",
+            self._gated,
+            reason.strerror,
+        )
+
+    def _rewrite_services(self, wanted: frozenset[str]) -> None:
+        try:
+            with umask(0o077):
+                self._write_services(wanted)
+        except OSError as e:
+            # Whoever cleans up /tmp may have taken the directory, or the disk is full.
+            what = e.filename or self._services
+            raise NotReloaded(f"cannot write {what}: {e.strerror}") from e
 
     def _write_services(self, wanted: frozenset[str]) -> None:
         for name in self._names.keys() - wanted:
@@ -389,6 +375,8 @@ class DBusDaemon(Engine):
     def stop(self) -> None:
         """Let go of the bus and remove its files."""
         super().stop()
+        if self._gate is not None:
+            self._gate.close()
         if self._link is not None:
             self._link.close()
         if self._directory is not None:
@@ -440,15 +428,3 @@ def _refuse(link: Connection, call: Message) -> None:
 def _unlink(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-
-
-def _policy(rules: Rules) -> str:
-    if not rules.policy and rules.kind == "session":
-        return _OPEN
-    return "\n  ".join([*rules.policy, _OURS.format(uid=os.getuid())])
-
-
-def _element(tag: str, text: str) -> str:
-    element = ET.Element(tag)
-    element.text = text
-    return ET.tostring(element, "unicode")

@@ -34,10 +34,10 @@ from broker.process import kernel
 from broker.process.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from broker.api.publisher import Publisher
-    from broker.catalog.descriptor import Descriptor
+    from broker.catalog.catalog import Catalog
     from broker.config import Config
     from broker.core.events import Token
     from broker.core.log import Log
@@ -78,13 +78,16 @@ class Daemon:
         self._problems: set[str] = set()
         self._reloading = asyncio.Lock()
         self._next_reload: asyncio.Task[None] | None = None
+        self._noticing: asyncio.Task[None] | None = None
         self._early: list[tuple[str, Token]] | None = []
         self._presence: Presence | None = None
         self.supervisor = Supervisor(self._loop, self)
         # A collection would write on what the guardian shares with us, and copy it.
         gc.freeze()
         self.supervisor.guard(config.limits.stop_timeout, silent=config.background)
-        self._loader = Loader(config.directories, self.supervisor.parts)
+        self._loader = Loader(
+            config.directories, self.supervisor.parts, self._descriptors_changed
+        )
         self._activator = Activator(config.limits, self.supervisor, self, output=config.output)
         self._activator.environment = inherited(config.environ)
         if config.rules.kind == "system":
@@ -101,6 +104,7 @@ class Daemon:
             rules=config.rules,
         )
         self._engine = engine(settings, self, self.supervisor.spawn)
+        self._engine.names_now = self.names_now
         self._ending = Ending(
             self.supervisor, self._activator, self._engine, config.limits.stop_timeout
         )
@@ -141,7 +145,7 @@ class Daemon:
         self._loop.add_reader(self._signal_fd, self._on_signals)
         listen.sweep_directories(self.config.environ)
         try:
-            self._activator.units.set_descriptors(await self._load())
+            self._take(await self._loader.load())
         except NotReloaded as e:
             raise KernelRefused(str(e)) from e
         await self._engine.start(self.units.keys())
@@ -198,6 +202,7 @@ class Daemon:
     async def stop(self) -> None:
         """End every service, then the bus, then whatever else is still there."""
         self._closing = True
+        self._loader.watch.stop()
         self.supervisor.parts.kill_all()
         await self._ending.stop_processes()
         if not self._stopped_services.done():
@@ -207,6 +212,7 @@ class Daemon:
             self._presence.close()
         await self._ending.stop_engine()
         self._activator.close_logs()
+        self._loader.watch.close()
         self._loop.remove_reader(self._signal_fd)
         os.close(self._signal_fd)
         self.supervisor.close()
@@ -238,15 +244,49 @@ class Daemon:
 
     # -- the catalog -----------------------------------------------------------
 
-    async def _load(self) -> Mapping[str, Descriptor]:
-        catalog = await self._loader.load()
+    def _take(self, catalog: Catalog) -> None:
+        """Make the services those of a catalog; the bus is told of them by others."""
         problems = dict.fromkeys(map(str, catalog.problems))
         for problem in problems:
             # Said once, however often the directories are read again.
             if problem not in self._problems:
                 log.warning("%s", problem)
         self._problems = set(problems)
-        return catalog.entries
+        added, removed = self._activator.units.set_descriptors(catalog.entries)
+        if self._publisher is None:
+            return  # it will find them
+        for unit in removed:
+            if unit.service.name in self.units:  # with another descriptor
+                self._publisher.remove_service(unit.service.name)
+            else:
+                self.service_gone(unit)
+        for unit in added:
+            self._publisher.add_service(unit)
+
+    def _listed(self) -> list[str]:
+        return [name for name, unit in self.units.items() if unit.listed]
+
+    def _descriptors_changed(self) -> None:
+        """Of the loader."""
+        self._noticing = self._loop.create_task(self._reload_unasked())
+
+    async def _reload_unasked(self) -> None:
+        try:
+            await self.reload()
+        except ShuttingDown:
+            pass
+        except Outcome as e:
+            log.warning("the descriptors were not read again: %s", e)
+
+    def names_now(self) -> Collection[str]:
+        """Of ``Engine``: by the descriptors that are there now, as far as nothing can hang."""
+        if self._early is None and not self._closing and self._loader.watch.stale():
+            try:
+                self._take(self._loader.load_at_once())
+            except NotReloaded as e:
+                log.warning("the descriptors were not read again: %s", e)
+        self._activator.units.forgive()  # as a reload does, since it is one
+        return self._listed()
 
     async def reload(self) -> None:
         """Read the descriptors again, and tell the engine what has changed.
@@ -266,23 +306,15 @@ class Daemon:
         async with self._reloading:
             self._next_reload = None
             self._check_open()
-            descriptors = await self._load()
+            catalog = await self._loader.load()
             self._check_open()
-            assert self._publisher is not None
-            added, removed = self._activator.units.set_descriptors(descriptors)
+            self._take(catalog)
             # A program may have been installed meanwhile, or a library, without a change of
             # any descriptor: that is why people reload.
             self._activator.units.forgive()
-            for unit in removed:
-                if unit.service.name in self.units:  # with another descriptor
-                    self._publisher.remove_service(unit.service.name)
-                else:
-                    self.service_gone(unit)
-            for unit in added:
-                self._publisher.add_service(unit)
-            listed = [name for name, unit in self.units.items() if unit.listed]
             await self._on_bus.names.watch(self.units.keys())
-            await self._engine.set_names(listed)
+            # Not as they were before that: the bus may have asked for them meanwhile.
+            await self._engine.set_names(self._listed())
             # Of a new name that is owned already, its owner is known when this returns.
             await self._on_bus.heard(VERDICT_TIMEOUT)
 

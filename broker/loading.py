@@ -13,14 +13,15 @@ import pickle
 import signal
 from typing import TYPE_CHECKING, Final
 
-from broker.catalog.catalog import combine, read_directory
+from broker.catalog.catalog import combine, make_transient, read_directory
 from broker.catalog.descriptor import Descriptor
 from broker.core.printable import printable
 from broker.errors import DescriptorError, NotReloaded
 from broker.process import local
+from broker.watching import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, TypeAlias
 
     from broker.catalog.catalog import Catalog, Directory
@@ -37,10 +38,21 @@ class Loader:
 
     Args:
         directories: by precedence.
+        on_change: called when there is something to be read, after a burst of changes.
+
+    Attributes:
+        watch: of the directories.
     """
 
-    def __init__(self, directories: Sequence[Directory], parts: Parts) -> None:
+    def __init__(
+        self,
+        directories: Sequence[Directory],
+        parts: Parts,
+        on_change: Callable[[], None],
+    ) -> None:
         self._directories = tuple(dict.fromkeys(directories))
+        make_transient(each for each in self._directories if local.holds(each.path))
+        self.watch = Watch((each.path for each in self._directories), on_change)
         self._parts = parts
         self._found: dict[Directory, Found] = {}
         # Forks that were killed, which may still be there.
@@ -54,7 +66,21 @@ class Loader:
         """
         away = [each for each in self._directories if not local.holds_all_in(each.path)]
         answers = await asyncio.gather(*map(self._read_away, away)) if away else []
-        found = dict(zip(away, answers, strict=True))
+        # Those at hand last: what was read at once in the meantime is no newer.
+        return self._combined(dict(zip(away, answers, strict=True)))
+
+    def load_at_once(self) -> Catalog:
+        """Read what waits for nothing; of other directories, what was read before stays.
+
+        Raises:
+            NotReloaded: as ``load``.
+        """
+        away = [each for each in self._directories if not local.holds_all_in(each.path)]
+        return self._combined({each: self._found.get(each, []) for each in away})
+
+    def _combined(self, away: dict[Directory, Found]) -> Catalog:
+        self.watch.begin()
+        found = dict(away)
         for directory in self._directories:
             if directory not in found:
                 found[directory] = read_directory(directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -69,6 +70,22 @@ def standard_directories(environ: Mapping[str, str]) -> tuple[Directory, ...]:
             path = _services_in(base)
             found.setdefault(path, Directory(path, strict=index == 0, optional=True))
     return tuple(found.values())
+
+
+def make_transient(directories: Iterable[Directory]) -> None:
+    """Makes the transient directory, as dbus-daemon does: whoever writes there may count on it.
+
+    In a runtime directory that is not there, or not ours, nothing is made.
+    """
+    for directory in directories:
+        runtime = directory.path.removesuffix("/dbus-1/services")
+        if not directory.strict or runtime == directory.path:
+            continue
+        with contextlib.suppress(OSError, DescriptorError):
+            _check_private(runtime)
+            for path in (f"{runtime}/dbus-1", directory.path):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(path, 0o700)
 
 
 def standard_system_directories() -> tuple[Directory, ...]:

@@ -1,0 +1,219 @@
+"""Notices when the directories of descriptors may hold something else than was read.
+
+A directory is watched, and the places of all links on the way to it, which package
+managers turn to another tree. One that does not exist is waited for in the nearest
+directory above it that does. What cannot be watched, since a limit is reached or since
+to look there may hang, is said once: it is read on reload.
+
+Not seen: a directory above that is renamed, and the target of a link that is a descriptor
+itself. dbus-daemon sees neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from broker.core.printable import printable
+from broker.process import inotify, local
+from broker.process.inotify import EventQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from broker.process.inotify import Change
+
+log = logging.getLogger(__name__)
+
+# A burst is over when nothing has changed for so long, or has lasted so long; in seconds.
+QUIET: Final = 0.02
+LONGEST: Final = 0.5
+# As many links as the kernel follows in a path.
+_MAX_LINKS: Final = 40
+_SUFFIX: Final = b".service"
+
+
+class Watch:
+    """The directories, and whether they have changed since they were last read.
+
+    Args:
+        paths: of the directories; they need not exist.
+        on_change: called at the end of a burst of changes, if nobody has read them meanwhile.
+    """
+
+    def __init__(self, paths: Iterable[str], on_change: Callable[[], None]) -> None:
+        here = os.getcwdb()
+        self._paths = [os.path.join(here, os.fsencode(each)) for each in paths]
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._queue: EventQueue | None = None
+        # By the kernel's number: where, and the entries that matter; None for descriptors.
+        self._watched: dict[int, tuple[bytes, set[bytes | None]]] = {}
+        self._stale = True  # something was not read since it changed
+        self._moved = True  # a path leads elsewhere
+        self._partial = True  # some are not watched
+        self._said: set[str] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._began = 0.0  # of a burst
+
+    def begin(self) -> None:
+        """Before the directories are read: what changes from here on makes them stale."""
+        self._drain()
+        if self._moved or self._partial:
+            self._watch_all()
+        self._stale = False
+
+    def stale(self) -> bool:
+        """Whether to read them would find, or might find, something else; as of now."""
+        self._drain()
+        return self._stale or self._partial
+
+    def stop(self) -> None:
+        """Watch nothing any more; some time before ``close``, for which the kernel waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._queue is not None:
+            self._loop.remove_reader(self._queue.fd)
+            for watch in self._watched:
+                self._queue.remove(watch)
+        self._watched.clear()
+
+    def close(self) -> None:
+        """Let go of the kernel's queue."""
+        if self._queue is not None:
+            self._queue.close()
+            self._queue = None
+
+    # -- events ----------------------------------------------------------------
+
+    def _drain(self) -> None:
+        before = self._stale
+        for change in self._queue.read() if self._queue is not None else ():
+            self._take(change)
+        if self._stale and not before:
+            self._began = self._loop.time()
+            self._wait()
+
+    def _on_readable(self) -> None:
+        """A burst that goes on puts its end off."""
+        known = self._stale
+        self._drain()
+        if known:
+            self._wait()
+
+    def _wait(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        now = self._loop.time()
+        self._timer = self._loop.call_at(min(now + QUIET, self._began + LONGEST), self._tell)
+
+    def _tell(self) -> None:
+        self._timer = None
+        if self._stale:
+            self._on_change()
+
+    def _take(self, change: Change) -> None:
+        if change.mask & inotify.OVERFLOW:
+            self._stale = self._moved = True
+            return
+        watched = self._watched.get(change.watch)
+        if watched is None:
+            return  # removed since
+        directory, entries = watched
+        if change.mask & inotify.GONE or change.name in entries:
+            self._stale = self._moved = True
+        elif None in entries and _concerns_descriptors(directory, change):
+            self._stale = True
+
+    # -- what is watched ---------------------------------------------------------
+
+    def _watch_all(self) -> None:
+        before, self._watched = self._watched, {}
+        self._moved = False
+        refused: dict[str, list[str]] = {}
+        for path in self._paths:
+            try:
+                if self._queue is None:
+                    self._queue = EventQueue()
+                    self._loop.add_reader(self._queue.fd, self._on_readable)
+                self._follow(path)
+            except OSError as e:
+                shown = printable(os.fsdecode(path))
+                refused.setdefault(e.strerror or str(e), []).append(shown)
+        self._partial = bool(refused)
+        for reason, paths in refused.items():
+            line = f"not watched, and read on reload alone: {', '.join(paths)}: {reason}"
+            if line not in self._said:
+                self._said.add(line)
+                log.warning("%s", line)
+        for watch in before.keys() - self._watched.keys():
+            assert self._queue is not None
+            self._queue.remove(watch)
+
+    def _follow(self, path: bytes) -> None:
+        """Watch a directory, and what decides which one it is.
+
+        Raises:
+            OSError: it cannot be watched.
+        """
+        for _ in range(_MAX_LINKS):
+            link = self._first_link(path)
+            if link is not None:
+                place, name = os.path.split(link)
+                # Watched before it is read: it may be turned at any moment.
+                self._add(place, inotify.ENTRIES, name)
+                path = os.path.join(place, os.readlink(link)) + path[len(link) :]
+            elif self._settle(path):
+                return
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+    def _settle(self, path: bytes) -> bool:
+        """Watch a directory, or the nearest above it; False if that is no longer the nearest."""
+        below = b""
+        while True:
+            try:
+                self._add(path, inotify.ENTRIES if below else inotify.FILES, below or None)
+            except (FileNotFoundError, NotADirectoryError):
+                path, below = os.path.split(path)
+            else:
+                return not below or not os.path.lexists(os.path.join(path, below))
+
+    def _first_link(self, path: bytes) -> bytes | None:
+        end = 0
+        while end < len(path):
+            end = path.find(b"/", end + 1)
+            end = len(path) if end < 0 else end
+            self._check(path[:end])
+            if os.path.islink(path[:end]):
+                return path[:end]
+        return None
+
+    def _add(self, directory: bytes, mask: int, entry: bytes | None) -> None:
+        self._check(directory)
+        assert self._queue is not None
+        watch = self._queue.add(directory, mask)
+        _, entries = self._watched.setdefault(watch, (directory, set()))
+        entries.add(entry)
+
+    def _check(self, path: bytes) -> None:
+        if not local.holds(os.fsdecode(path)):
+            raise OSError(0, "its file system may not answer")
+
+
+def _concerns_descriptors(directory: bytes, change: Change) -> bool:
+    if not change.name:
+        return True  # the directory itself: it may be read now, or no more
+    if not change.name.endswith(_SUFFIX) or change.name.startswith(b"."):
+        return False
+    if not change.mask & inotify.CREATE:
+        return True
+    # A new file is empty, and heard of once more when it is closed; a link is whole.
+    with contextlib.suppress(OSError):
+        status = os.lstat(os.path.join(directory, change.name))
+        return stat.S_ISLNK(status.st_mode) or status.st_nlink > 1
+    return False

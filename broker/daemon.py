@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from broker import leaks
 from broker.activation import Activator, own_users
+from broker.catalog.names import taken_with
 from broker.control import DaemonControl
 from broker.core.environment import inherited
 from broker.core.exits import CLD_EXITED
@@ -86,7 +87,10 @@ class Daemon:
         gc.freeze()
         self.supervisor.guard(config.limits.stop_timeout, silent=config.background)
         self._loader = Loader(
-            config.directories, self.supervisor.parts, self._descriptors_changed
+            config.directories,
+            self.supervisor.parts,
+            self._descriptors_changed,
+            taken=taken_with(engine.program),
         )
         self._activator = Activator(config.limits, self.supervisor, self, output=config.output)
         self._activator.environment = inherited(config.environ)

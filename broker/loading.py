@@ -13,7 +13,7 @@ import pickle
 import signal
 from typing import TYPE_CHECKING, Final
 
-from broker.catalog.catalog import combine, make_transient, read_directory
+from broker.catalog.catalog import combine, make_transient, read_directory, without
 from broker.catalog.descriptor import Descriptor
 from broker.core.printable import printable
 from broker.errors import DescriptorError, NotReloaded
@@ -21,7 +21,7 @@ from broker.process import local
 from broker.watching import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, TypeAlias
 
     from broker.catalog.catalog import Catalog, Directory
@@ -39,6 +39,7 @@ class Loader:
     Args:
         directories: by precedence.
         on_change: called when there is something to be read, after a burst of changes.
+        taken: names that no descriptor may provide here, each with the reason.
 
     Attributes:
         watch: of the directories.
@@ -49,11 +50,14 @@ class Loader:
         directories: Sequence[Directory],
         parts: Parts,
         on_change: Callable[[], None],
+        *,
+        taken: Mapping[str, str],
     ) -> None:
         self._directories = tuple(dict.fromkeys(directories))
         make_transient(each for each in self._directories if local.holds(each.path))
         self.watch = Watch((each.path for each in self._directories), on_change)
         self._parts = parts
+        self._taken = taken
         self._found: dict[Directory, Found] = {}
         # Forks that were killed, which may still be there.
         self._given_up: dict[Directory, int] = {}
@@ -85,7 +89,8 @@ class Loader:
             if directory not in found:
                 found[directory] = read_directory(directory)
         self._found = found
-        return combine([found[each] for each in self._directories])
+        in_order = [found[each] for each in self._directories]
+        return without(combine(in_order), self._taken)
 
     async def _read_away(self, directory: Directory) -> Found:
         answer = await self._ask(directory)

@@ -15,7 +15,7 @@ from broker.core.printable import printable
 from broker.core.runtime import runtime_directory
 from broker.errors import DescriptorError, NotReloaded
 
-from .descriptor import Descriptor, PlaceholderError, read
+from .descriptor import Descriptor, PlaceholderError, not_provided, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -137,6 +137,17 @@ def combine(directories: Iterable[Sequence[Descriptor | DescriptorError]]) -> Ca
     for name, paths in shadowed.items():
         entries[name] = replace(entries[name], shadowed=tuple(paths))
     return Catalog(MappingProxyType(dict(sorted(entries.items()))), tuple(problems))
+
+
+def without(catalog: Catalog, taken: Mapping[str, str]) -> Catalog:
+    """Leaves out names that are somebody's here, each with the reason; a problem each."""
+    problems = [
+        DescriptorError(printable(catalog.entries[name].path), 0, not_provided(name, why))
+        for name, why in taken.items()
+        if name in catalog.entries
+    ]
+    left = {name: each for name, each in catalog.entries.items() if name not in taken}
+    return Catalog(MappingProxyType(left), (*catalog.problems, *problems))
 
 
 def _services_in(base: str) -> str:

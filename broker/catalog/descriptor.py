@@ -60,6 +60,11 @@ class Descriptor:
     shadowed: tuple[str, ...] = ()
 
 
+def not_provided(name: str, why: str) -> str:
+    """Returns the reason why a name that is somebody's has no descriptor."""
+    return f"{name} cannot be provided by a file: {why}"
+
+
 def parse(path: str, data: bytes) -> Descriptor:
     """Reads a descriptor from a file's content; ``path`` is for its messages.
 
@@ -92,10 +97,10 @@ def _parse(path: str, data: bytes) -> tuple[Descriptor, dict[str, int]]:
             argv = split(keys["Exec"].text)
         except ExecSyntaxError as error:
             raise DescriptorError(where, keys["Exec"].line, str(error)) from error
+    if name.text == "org.freedesktop.systemd1" and argv == ("/bin/false",):
+        raise PlaceholderError(where, name.line, "it reserves the name, and starts nothing")
     if name.text in RESERVED:
-        reserved = f"{name.text} cannot be provided by a file: {RESERVED[name.text]}"
-        is_placeholder = name.text == "org.freedesktop.systemd1" and argv == ("/bin/false",)
-        raise (PlaceholderError if is_placeholder else DescriptorError)(where, name.line, reserved)
+        raise DescriptorError(where, name.line, not_provided(name.text, RESERVED[name.text]))
     user, systemd_service = (
         keys[key].text if key in keys else "" for key in ("User", "SystemdService")
     )

@@ -18,14 +18,29 @@ _BUS_NAME = re.compile(rf"{_ELEMENT}(?:\.{_ELEMENT})+")
 RESERVED: Final[Mapping[str, str]] = MappingProxyType(
     {
         "org.freedesktop.DBus": "it is the message bus itself",
-        # On a dbus-daemon with --systemd-activation the owner of this name is asked to start
-        # services, and that is the broker. On dbus-broker it is kept free, so that a directory
-        # means the same on both.
-        "org.freedesktop.systemd1": "the broker takes it, to be asked for activations",
         "org.activation.Broker1": "it is the broker itself",
     }
 )
 """Names that are always somebody's, each with whose."""
+
+_TAKEN: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
+    {
+        # The owner of this name is asked to start services, and that is the broker.
+        "dbus-daemon": {
+            "org.freedesktop.systemd1": "with dbus-daemon the broker takes it, to be asked for "
+            "activations; with dbus-broker it is free"
+        },
+    }
+)
+
+
+def taken_with(engine: str) -> Mapping[str, str]:
+    """Returns the names that are somebody's with one engine alone, each with whose.
+
+    Args:
+        engine: its name, or its name and version.
+    """
+    return _TAKEN.get(engine.partition(" ")[0], {})
 
 
 def is_bus_name(text: str) -> bool:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from broker.catalog import catalog, descriptor
-from broker.errors import NoReply, Outcome, RemoteError, ServiceUnknown
+from broker.catalog.names import taken_with
+from broker.errors import DescriptorError, NoReply, Outcome, RemoteError, ServiceUnknown
 from broker.news import Reader
 from broker.remote import is_back
 from broker.testing import calls, command, faulty, inline, survivors
@@ -205,8 +206,11 @@ class Bus:
         return path
 
     def _add(self, name: str, data: bytes) -> Service:
-        descriptor.parse(f"{name}.service", data)
-        path = self._own[name] = self._host.services / f"{name}.service"
+        file = f"{name}.service"
+        descriptor.parse(file, data)
+        if why := taken_with(self.engine).get(name):
+            raise DescriptorError(file, 0, descriptor.not_provided(name, why))
+        path = self._own[name] = self._host.services / file
         path.write_bytes(data)
         self.reload()
         return self.service(name)

@@ -19,7 +19,7 @@ from broker.errors import DescriptorError
 # -- files that one of the two refuses -----------------------------------------------
 
 STRICT_NAME = "clients cannot ask for an invalid name; dbus-broker refuses it"
-RESERVED_NAME = "it is somebody's: the bus's, or the broker's, as the daemon's activator"
+RESERVED_NAME = "it is somebody's: the bus's, or the broker's"
 EARLY = "said when the file is read, not when somebody needs the service"
 DOTFILE = "an editor's, or half written; as dbus-broker"
 SYSTEMD = "as dbus-broker; activated by systemd there, never by the Exec that dbus-daemon wants"

@@ -140,9 +140,9 @@ FILES = (
     FileCase("two dots", GOOD.replace(b"@", b"bad..name"), STRICT_NAME, name="bad..name"),
     FileCase(
         "reserved",
-        GOOD.replace(b"@", b"org.freedesktop.systemd1"),
+        GOOD.replace(b"@", b"org.activation.Broker1"),
         RESERVED_NAME,
-        name="org.freedesktop.systemd1",
+        name="org.activation.Broker1",
     ),
     FileCase("no Exec", b"[D-BUS Service]\nName=@\n"),
     FileCase(

@@ -53,6 +53,16 @@ def greeter(name: str, words: list[str]) -> None:
 # -- descriptors -------------------------------------------------------------------------
 
 
+def test_a_mock_of_systemd_where_the_engine_leaves_its_name_free(bus: Bus) -> None:
+    systemd = "org.freedesktop.systemd1"
+    if bus.engine.startswith("dbus-daemon"):
+        with pytest.raises(DescriptorError, match="with dbus-daemon the broker takes it"):
+            bus.add_function(systemd, greeter, systemd, [])
+    else:
+        bus.add_function(systemd, greeter, systemd, ["mocked"])
+        assert bus.call(systemd, "/", systemd, "Greet") == [["mocked"]]
+
+
 def test_nothing_is_activatable_but_what_was_added(bus: Bus) -> None:
     assert bus.remote.call("ListServices") == [[]]
     bus.add_faulty(NAME, daemonizes=True)

@@ -8,7 +8,7 @@ import click
 
 from broker.cli import query
 from broker.contract import MANAGER, ROOT
-from broker.core.printable import printable
+from broker.core.shell import assignment
 
 
 @click.command("env", short_help="Show or change the activation environment.")
@@ -20,7 +20,8 @@ def command(
 ) -> None:
     """Show the activation environment, which services are started with, or change it.
 
-    Both are for the broker's own user and root.
+    Both are for the broker's own user and root. Values are quoted for a shell where it needs
+    that, as in $'two\\nlines', one variable a line.
 
     \b
     Example:
@@ -41,4 +42,5 @@ def command(
         query.print_json({name: value for name, _, value in pairs}, mode)
         return
     for each in environment:
-        print(printable(each))
+        name, _, value = each.partition("=")
+        print(assignment(name, value))

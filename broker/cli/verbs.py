@@ -27,6 +27,7 @@ _VERBS: Final = {
     "logs": "Print captured output of a service.",
     "analyze": "Activation times, a timeline, a graph of processes.",
     "verify": "Check descriptors.",
+    "reload": "Read the descriptors again.",
     "env": "Show or change the activation environment.",
     "completion": "Print the completion script of a shell.",
     "demo": "A tour: services activated, daemonized, tracked and crashed.",

@@ -30,17 +30,15 @@ def check_name(name: str) -> None:
 
 
 def check_value(name: str, value: str) -> None:
-    r"""Refuse values that cannot be carried, or that scripts read as two lines.
+    """Refuse values that cannot be carried: NUL ends a string in the kernel's view.
 
-    NUL ends a string in the kernel's view. A newline is legal there, but no
-    value of a session needs one, and what reads ``env`` line by line would see
-    a second variable.
+    A newline is legal: exported shell functions and certificates have many.
 
     Raises:
         InvalidArgs: the text quotes the name, and the value as far as it is short.
     """
-    if "\0" in value or "\n" in value:
-        raise InvalidArgs(f"NUL or newline in the value of {shorten(name)}: {quote(value)}")
+    if "\0" in value:
+        raise InvalidArgs(f"NUL in the value of {shorten(name)}: {quote(value)}")
     size = _size(name, value)
     if size > MAX_VARIABLE:
         raise InvalidArgs(f"{shorten(name)} has {size} bytes, and {MAX_VARIABLE} can be carried")

@@ -47,6 +47,7 @@ VERBS = {
     "analyze plot": ASKING,
     "analyze dot": ASKING,
     "verify": set(),
+    "reload": ASKING,
     "env": ASKING | {"--unset"},
     "completion": set(),
     "demo": set(),

@@ -29,10 +29,10 @@ from broker.core.environment import (
 from broker.errors import InvalidArgs, LimitsExceeded
 
 BAD_NAMES = ["", "=", "A=B", "=A", "A=", "A\0", "\0", "A\nB", "\n"]
-BAD_VALUES = ["\0", "a\0b", "\n", "a\nB=c"]
+BAD_VALUES = ["\0", "a\0b", "a\n\0B=c"]
 
 NAMES = st.text(st.characters(exclude_characters="=\0\n"), min_size=1)
-VALUES = st.text(st.characters(exclude_characters="\0\n"))
+VALUES = st.text(st.characters(exclude_characters="\0"))
 
 
 @pytest.mark.parametrize("name", ["A", "a", "_", "1", "LC_ALL", "with space", "BASH_FUNC_f%%", "ä"])
@@ -47,13 +47,13 @@ def test_name_that_execve_cannot_carry_is_refused_and_quoted(name: str) -> None:
     assert repr(name) in str(caught.value)
 
 
-@pytest.mark.parametrize("value", ["", "x", "a=b", "=", " ", "\t", "a\r", "ä", "$HOME"])
+@pytest.mark.parametrize("value", ["", "x", "a=b", "=", " ", "\t", "a\r", "a\nB=c", "ä", "$HOME"])
 def test_value_is_taken(value: str) -> None:
     check_value("A", value)
 
 
 @pytest.mark.parametrize("value", BAD_VALUES)
-def test_value_with_nul_or_newline_is_refused_and_quoted(value: str) -> None:
+def test_value_with_nul_is_refused_and_quoted(value: str) -> None:
     with pytest.raises(InvalidArgs) as caught:
         check_value("MY_NAME", value)
     assert repr(value) in str(caught.value)
@@ -70,7 +70,7 @@ def test_assigned_value_may_be_empty() -> None:
     assert parse_assignment("A=") == ("A", "")
 
 
-@pytest.mark.parametrize("text", ["", "A", "=", "=b", "A\n=b", "A=b\n", "A=b\nC=d", "A=\0", "\0=b"])
+@pytest.mark.parametrize("text", ["", "A", "=", "=b", "A\n=b", "A=\0", "\0=b"])
 def test_what_is_no_assignment_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgs):
         parse_assignment(text)
@@ -82,7 +82,7 @@ def test_every_good_name_and_value_survive_an_assignment(name: str, value: str) 
 
 
 @given(st.text("A=\0\nb"))
-def test_assignment_that_is_taken_is_one_that_execve_and_env_can_carry(text: str) -> None:
+def test_assignment_that_is_taken_is_one_that_execve_can_carry(text: str) -> None:
     try:
         name, value = parse_assignment(text)
     except InvalidArgs:
@@ -90,7 +90,8 @@ def test_assignment_that_is_taken_is_one_that_execve_and_env_can_carry(text: str
     assert f"{name}={value}" == text
     assert name
     assert "=" not in name
-    assert not {"\0", "\n"} & set(text)
+    assert "\n" not in name
+    assert "\0" not in text
 
 
 def test_what_is_private_is_not_handed_down() -> None:
@@ -179,7 +180,7 @@ def test_bad_megabytes_are_not_repeated() -> None:
             parse_assignment(bad)
         assert len(str(caught.value)) < 1000
     with pytest.raises(InvalidArgs) as caught:
-        check_value("N" * 10**6, "\n" * 10**6)
+        check_value("N" * 10**6, "\0" * 10**6)
     assert len(str(caught.value)) < 1000
 
 

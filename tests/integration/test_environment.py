@@ -71,6 +71,18 @@ async def test_changes_reach_the_next_activation(place: Place) -> None:
         assert not [entry for entry in shown if entry.startswith("ADDED")]
 
 
+@pytest.mark.parametrize("user", ["self"], indirect=True)
+@pytest.mark.parametrize("way", ["ours", "the bus's"])
+async def test_values_of_many_lines_are_carried(place: Place, way: str) -> None:
+    """An exported function of a shell, and a certificate."""
+    place.add(NAME)
+    lines = {"BASH_FUNC_f%%": "() {  true\n}", "PEM": "-----BEGIN-----\nAA==\n\n-----END-----\n"}
+    async with place.serve() as bus:
+        assert await set_environment(bus, way, lines) == ""
+        assert (await environment_of(bus)).items() >= lines.items()
+        assert await said_at_the_end(bus) == []
+
+
 async def test_the_bus_address_cannot_be_changed_by_clients(place: Place) -> None:
     place.add(NAME)
     async with place.serve() as bus:

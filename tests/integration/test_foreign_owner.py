@@ -58,6 +58,7 @@ CHANGING: Final = [
     ["stop", NAME],
     ["kill", NAME],
     ["reset-failed"],
+    ["reload"],
     ["env", "A=b"],
 ]
 VERBS: Final = READING + CHANGING

@@ -352,15 +352,35 @@ async def test_wait_for_the_end(place: Place, member: str, argument: int, status
 
 async def test_env(place: Place) -> None:
     describe(place)
+    function = "() {  echo it\\'s $1\n}"
     async with place.serve() as bus:
-        assert (await verb(bus, "env", "A=1", "B=2", "--unset", "HOME")).returncode == 0
+        given = ["A=1", "B=2", f"BASH_FUNC_f%%={function}", "ESC=\x1b"]
+        assert (await verb(bus, "env", *given, "--unset", "HOME")).returncode == 0
         found = (await verb(bus, "env")).stdout.splitlines()
-        assert {"A=1", "B=2"} <= set(found)
+        assert {"A=1", "B=2", "ESC=$'\\033'"} <= set(found)
         assert not [each for each in found if each.startswith("HOME=")]
-        assert (await answer(bus, "env"))["A"] == "1"
+        (line,) = [each for each in found if each.startswith("BASH_FUNC_f%%=")]
+        shell = ["/bin/bash", "-c", f"printf %s {line.partition('=')[2]}"]
+        assert place.user.run(shell).stdout == function
+        shown = await answer(bus, "env")
+        assert (shown["A"], shown["BASH_FUNC_f%%"]) == ("1", function)
         done = await verb(bus, "env", "nonsense")
         assert done.returncode == 1
         assert "'nonsense'" in done.stderr
+
+
+async def test_reload(place: Place) -> None:
+    describe(place)
+    async with place.serve() as bus:
+        place.add("org.activation.Test.New")
+        done = await verb(bus, "reload")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert (await verb(bus, "start", "org.activation.Test.New")).returncode == 0
+        bus.kill(signal.SIGTERM)
+        await bus.ended()
+        done = await verb(bus, "reload")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("dbus-activator: cannot connect to")
 
 
 async def test_monitor(place: Place) -> None:
@@ -439,6 +459,7 @@ async def test_analyze(place: Place) -> None:
         ["stop", GOOD],
         ["kill", GOOD],
         ["reset-failed"],
+        ["reload"],
         ["wait", GOOD],
         ["monitor"],
         ["env"],

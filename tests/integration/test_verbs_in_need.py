@@ -42,6 +42,7 @@ ASKING: Final = {
     "monitor NAME": ["monitor", "NAME"],
     "logs": ["logs", "NAME"],
     "logs -f": ["logs", "-f", "NAME"],
+    "reload": ["reload"],
     "env": ["env"],
     "blame": ["analyze", "blame"],
     "plot": ["analyze", "plot"],
@@ -52,7 +53,7 @@ NAMING: Final = [verb for verb, argv in ASKING.items() if "NAME" in argv]
 PRINTING: Final = [
     verb
     for verb in ASKING
-    if verb not in ("start", "stop", "kill", "wait", "monitor", "monitor NAME")
+    if verb not in ("start", "stop", "kill", "wait", "monitor", "monitor NAME", "reload")
     and not verb.startswith("reset-failed")
 ]
 

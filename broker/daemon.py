@@ -21,6 +21,7 @@ from broker.engine.base import EngineSettings, machine_id
 from broker.engine.choose import choose
 from broker.errors import (
     Broken,
+    Disconnected,
     EngineFailed,
     Fault,
     KernelRefused,
@@ -277,7 +278,8 @@ class Daemon:
     async def _reload_unasked(self) -> None:
         try:
             await self.reload()
-        except ShuttingDown:
+        except (ShuttingDown, Disconnected):
+            # The end of the bus is said by others; one that lives has seen the files for it.
             pass
         except Outcome as e:
             log.warning("the descriptors were not read again: %s", e)

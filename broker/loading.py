@@ -13,7 +13,7 @@ import pickle
 import signal
 from typing import TYPE_CHECKING, Final
 
-from broker.catalog.catalog import combine, make_transient, read_directory, without
+from broker.catalog.catalog import Catalog, combine, make_transient, read_directory, without
 from broker.catalog.descriptor import Descriptor
 from broker.core.printable import printable
 from broker.errors import DescriptorError, NotReloaded
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, TypeAlias
 
-    from broker.catalog.catalog import Catalog, Directory
+    from broker.catalog.catalog import Directory
     from broker.process.parts import Parts
 
     Found: TypeAlias = list[Descriptor | DescriptorError]
@@ -59,6 +59,8 @@ class Loader:
         self._parts = parts
         self._taken = taken
         self._found: dict[Directory, Found] = {}
+        # Those that did not answer when they were last asked.
+        self._silent: set[Directory] = set()
         # Forks that were killed, which may still be there.
         self._given_up: dict[Directory, int] = {}
 
@@ -89,15 +91,21 @@ class Loader:
             if directory not in found:
                 found[directory] = read_directory(directory)
         self._found = found
+        self.watch.complain([each.path for each in self._silent])
         in_order = [found[each] for each in self._directories]
-        return without(combine(in_order), self._taken)
+        catalog = without(combine(in_order), self._taken)
+        # Half a file is nobody's mistake yet.
+        whole = [each for each in catalog.problems if not self.watch.unfinished(each.path)]
+        return Catalog(catalog.entries, tuple(whole))
 
     async def _read_away(self, directory: Directory) -> Found:
         answer = await self._ask(directory)
         if isinstance(answer, str):
             raise NotReloaded(answer)
         if answer is not None:
+            self._silent.discard(directory)
             return answer
+        self._silent.add(directory)
         reason = f"not read: it did not answer within {TIMEOUT:g} s; what was read before stays"
         kept = [each for each in self._found.get(directory, ()) if isinstance(each, Descriptor)]
         return [*kept, DescriptorError(printable(directory.path), 0, reason)]

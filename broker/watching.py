@@ -24,7 +24,7 @@ from broker.process import inotify, local
 from broker.process.inotify import EventQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from broker.process.inotify import Change
 
@@ -52,11 +52,15 @@ class Watch:
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._queue: EventQueue | None = None
-        # By the kernel's number: where, and the entries that matter; None for descriptors.
+        # By the kernel's number: how it is called, and what matters in it; None: descriptors.
         self._watched: dict[int, tuple[bytes, set[bytes | None]]] = {}
         self._stale = True  # something was not read since it changed
         self._moved = True  # a path leads elsewhere
         self._partial = True  # some are not watched
+        self._writing: set[bytes] = set()  # files that will be heard of when they are closed
+        self._touched: set[bytes] = set()  # those that have changed since they were last read
+        # Why, by path.
+        self._refused: dict[bytes, str] = {}
         self._said: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._began = 0.0  # of a burst
@@ -67,6 +71,26 @@ class Watch:
         if self._moved or self._partial:
             self._watch_all()
         self._stale = False
+        self._touched.clear()
+
+    def unfinished(self, path: str) -> bool:
+        """Whether a file, by its printable path, was perhaps read half-written."""
+        self._drain()
+        return any(printable(os.fsdecode(each)) == path for each in self._writing | self._touched)
+
+    def complain(self, silent: Collection[str]) -> None:
+        """Say once what is not watched, but for those paths of which worse is said already."""
+        spared = {os.fsencode(each) for each in silent}
+        for reason in sorted(set(self._refused.values())):
+            paths = [
+                printable(os.fsdecode(path))
+                for path, why in self._refused.items()
+                if why == reason and path not in spared
+            ]
+            line = f"not watched, and read on reload alone: {', '.join(paths)}: {reason}"
+            if paths and line not in self._said:
+                self._said.add(line)
+                log.warning("%s", line)
 
     def stale(self) -> bool:
         """Whether to read them would find, or might find, something else; as of now."""
@@ -120,6 +144,7 @@ class Watch:
     def _take(self, change: Change) -> None:
         if change.mask & inotify.OVERFLOW:
             self._stale = self._moved = True
+            self._writing.clear()
             return
         watched = self._watched.get(change.watch)
         if watched is None:
@@ -127,7 +152,16 @@ class Watch:
         directory, entries = watched
         if change.mask & inotify.GONE or change.name in entries:
             self._stale = self._moved = True
-        elif None in entries and _concerns_descriptors(directory, change):
+        elif None in entries and _concerns_descriptors(change.name):
+            self._take_file(os.path.join(directory, change.name), change.mask)
+
+    def _take_file(self, path: bytes, mask: int) -> None:
+        # A new file is empty, and heard of once more when it is closed; a link is whole.
+        if mask & inotify.MODIFY or (mask & inotify.CREATE and not _is_link(path)):
+            self._writing.add(path)
+        else:
+            self._writing.discard(path)
+            self._touched.add(path)
             self._stale = True
 
     # -- what is watched ---------------------------------------------------------
@@ -135,7 +169,7 @@ class Watch:
     def _watch_all(self) -> None:
         before, self._watched = self._watched, {}
         self._moved = False
-        refused: dict[str, list[str]] = {}
+        self._refused.clear()
         for path in self._paths:
             try:
                 if self._queue is None:
@@ -143,14 +177,8 @@ class Watch:
                     self._loop.add_reader(self._queue.fd, self._on_readable)
                 self._follow(path)
             except OSError as e:
-                shown = printable(os.fsdecode(path))
-                refused.setdefault(e.strerror or str(e), []).append(shown)
-        self._partial = bool(refused)
-        for reason, paths in refused.items():
-            line = f"not watched, and read on reload alone: {', '.join(paths)}: {reason}"
-            if line not in self._said:
-                self._said.add(line)
-                log.warning("%s", line)
+                self._refused[path] = e.strerror or str(e)
+        self._partial = bool(self._refused)
         for watch in before.keys() - self._watched.keys():
             assert self._queue is not None
             self._queue.remove(watch)
@@ -161,6 +189,7 @@ class Watch:
         Raises:
             OSError: it cannot be watched.
         """
+        shown = path
         for _ in range(_MAX_LINKS):
             link = self._first_link(path)
             if link is not None:
@@ -168,16 +197,19 @@ class Watch:
                 # Watched before it is read: it may be turned at any moment.
                 self._add(place, inotify.ENTRIES, name)
                 path = os.path.join(place, os.readlink(link)) + path[len(link) :]
-            elif self._settle(path):
+            elif self._settle(path, shown):
                 return
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
-    def _settle(self, path: bytes) -> bool:
+    def _settle(self, path: bytes, shown: bytes) -> bool:
         """Watch a directory, or the nearest above it; False if that is no longer the nearest."""
         below = b""
         while True:
             try:
-                self._add(path, inotify.ENTRIES if below else inotify.FILES, below or None)
+                if below:
+                    self._add(path, inotify.ENTRIES, below)
+                else:
+                    self._add(path, inotify.FILES, None, shown)
             except (FileNotFoundError, NotADirectoryError):
                 path, below = os.path.split(path)
             else:
@@ -193,27 +225,27 @@ class Watch:
                 return path[:end]
         return None
 
-    def _add(self, directory: bytes, mask: int, entry: bytes | None) -> None:
+    def _add(
+        self, directory: bytes, mask: int, entry: bytes | None, shown: bytes | None = None
+    ) -> None:
         self._check(directory)
         assert self._queue is not None
         watch = self._queue.add(directory, mask)
-        _, entries = self._watched.setdefault(watch, (directory, set()))
-        entries.add(entry)
+        before, entries = self._watched.get(watch, (directory, set()))
+        self._watched[watch] = (shown or before, entries | {entry})
 
     def _check(self, path: bytes) -> None:
         if not local.holds(os.fsdecode(path)):
             raise OSError(0, "its file system may not answer")
 
 
-def _concerns_descriptors(directory: bytes, change: Change) -> bool:
-    if not change.name:
-        return True  # the directory itself: it may be read now, or no more
-    if not change.name.endswith(_SUFFIX) or change.name.startswith(b"."):
-        return False
-    if not change.mask & inotify.CREATE:
-        return True
-    # A new file is empty, and heard of once more when it is closed; a link is whole.
+def _concerns_descriptors(name: bytes) -> bool:
+    # Of the directory itself, too: it may be read now, or no more.
+    return not name or (name.endswith(_SUFFIX) and not name.startswith(b"."))
+
+
+def _is_link(path: bytes) -> bool:
     with contextlib.suppress(OSError):
-        status = os.lstat(os.path.join(directory, change.name))
+        status = os.lstat(path)
         return stat.S_ISLNK(status.st_mode) or status.st_nlink > 1
     return False

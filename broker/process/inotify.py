@@ -13,6 +13,7 @@ import struct
 from typing import Final, NamedTuple
 
 # <linux/inotify.h>
+MODIFY: Final = 0x2
 _ATTRIB: Final = 0x4
 _CLOSE_WRITE: Final = 0x8
 _MOVED: Final = 0xC0  # from, to
@@ -27,7 +28,7 @@ _SELF: Final = 0x400 | 0x800 | _ONLYDIR | _MASK_ADD
 
 # What makes another name lead somewhere else, and what makes files other ones.
 ENTRIES: Final = CREATE | _DELETE | _MOVED | _SELF
-FILES: Final = ENTRIES | _CLOSE_WRITE | _ATTRIB
+FILES: Final = ENTRIES | MODIFY | _CLOSE_WRITE | _ATTRIB
 
 # struct inotify_event, before its name: wd, mask, cookie, len.
 _HEADER: Final = struct.Struct("=iIII")

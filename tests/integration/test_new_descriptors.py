@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -140,5 +141,8 @@ async def test_a_burst_is_one_reload(place: Place) -> None:
         await found(bus.client, names[-1])
         assert set(names) <= set(await listed(bus.client))
         if place.engine == "dbus-daemon":
-            # Ours, and one of its own, since it watches what we write for it.
-            assert changes.count("ActivatableServicesChanged") <= 4
+            # Where the machine is busy it is some, each with one of dbus-daemon's own.
+            assert changes.count("ActivatableServicesChanged") < len(names) / 4
+        # A file that was read half-written is nobody's mistake.
+        bus.kill(signal.SIGTERM)
+        assert await bus.ended() == ""

@@ -21,25 +21,23 @@ from broker.engine.base import EngineSettings, machine_id
 from broker.engine.choose import choose
 from broker.errors import (
     Broken,
-    Disconnected,
     EngineFailed,
     Fault,
     KernelRefused,
     NotReloaded,
     Outcome,
-    ShuttingDown,
     StartLimitHit,
 )
-from broker.loading import Loader
 from broker.presence import VERDICT_TIMEOUT, Presence
 from broker.process import kernel
 from broker.process.supervisor import Supervisor
+from broker.reloading import Reloading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from broker.api.publisher import Publisher
-    from broker.catalog.catalog import Catalog
+    from broker.catalog.descriptor import Descriptor
     from broker.config import Config
     from broker.core.events import Token
     from broker.core.log import Log
@@ -77,21 +75,14 @@ class Daemon:
         self._stopped_services: asyncio.Future[None] = self._loop.create_future()
         self._closing = False
         self._exit_callers: list[str] = []
-        self._problems: set[str] = set()
-        self._reloading = asyncio.Lock()
-        self._next_reload: asyncio.Task[None] | None = None
-        self._noticing: asyncio.Task[None] | None = None
         self._early: list[tuple[str, Token]] | None = []
         self._presence: Presence | None = None
         self.supervisor = Supervisor(self._loop, self)
         # A collection would write on what the guardian shares with us, and copy it.
         gc.freeze()
         self.supervisor.guard(config.limits.stop_timeout, silent=config.background)
-        self._loader = Loader(
-            config.directories,
-            self.supervisor.parts,
-            self._descriptors_changed,
-            taken=taken_with(engine.program),
+        self._reloading = Reloading(
+            config.directories, self.supervisor.parts, self, taken=taken_with(engine.program)
         )
         self._activator = Activator(config.limits, self.supervisor, self, output=config.output)
         self._activator.environment = inherited(config.environ)
@@ -146,11 +137,10 @@ class Daemon:
 
     async def _start(self) -> None:
         # Clients may be served before we are: what they ask for waits until we have our place.
-        await self._reloading.acquire()
         self._loop.add_reader(self._signal_fd, self._on_signals)
         listen.sweep_directories(self.config.environ)
         try:
-            self._take(await self._loader.load())
+            await self._reloading.begin()
         except NotReloaded as e:
             raise KernelRefused(str(e)) from e
         await self._engine.start(self.units.keys())
@@ -174,7 +164,7 @@ class Daemon:
             await presence.serve(listening)
         except Outcome as e:
             raise EngineFailed(f"{self._engine.version} does not serve us: {e}") from e
-        self._reloading.release()
+        self._reloading.open()
         early, self._early = self._early, None
         for name, token in early or ():
             self._activator.requested(name, token)
@@ -207,7 +197,7 @@ class Daemon:
     async def stop(self) -> None:
         """End every service, then the bus, then whatever else is still there."""
         self._closing = True
-        self._loader.watch.stop()
+        self._reloading.stop()
         self.supervisor.parts.kill_all()
         await self._ending.stop_processes()
         if not self._stopped_services.done():
@@ -217,7 +207,7 @@ class Daemon:
             self._presence.close()
         await self._ending.stop_engine()
         self._activator.close_logs()
-        self._loader.watch.close()
+        self._reloading.close()
         self._loop.remove_reader(self._signal_fd)
         os.close(self._signal_fd)
         self.supervisor.close()
@@ -249,15 +239,12 @@ class Daemon:
 
     # -- the catalog -----------------------------------------------------------
 
-    def _take(self, catalog: Catalog) -> None:
-        """Make the services those of a catalog; the bus is told of them by others."""
-        problems = dict.fromkeys(map(str, catalog.problems))
-        for problem in problems:
-            # Said once, however often the directories are read again.
-            if problem not in self._problems:
-                log.warning("%s", problem)
-        self._problems = set(problems)
-        added, removed = self._activator.units.set_descriptors(catalog.entries)
+    def descriptors_read(self, descriptors: Mapping[str, Descriptor]) -> None:
+        """Of ``ReloadEvents``."""
+        added, removed = self._activator.units.set_descriptors(descriptors)
+        # A program may have been installed meanwhile, or a library, without a change of
+        # any descriptor: that is why people reload.
+        self._activator.units.forgive()
         if self._publisher is None:
             return  # it will find them
         for unit in removed:
@@ -268,61 +255,27 @@ class Daemon:
         for unit in added:
             self._publisher.add_service(unit)
 
+    async def tell_names(self) -> None:
+        """Of ``ReloadEvents``."""
+        await self._on_bus.names.watch(self.units.keys())
+        # Not as they were before that: the bus may have asked for them meanwhile.
+        await self._engine.set_names(self._listed())
+        # Of a new name that is owned already, its owner is known when this returns.
+        await self._on_bus.heard(VERDICT_TIMEOUT)
+
+    def names_now(self) -> Collection[str]:
+        """Of ``Engine``."""
+        self._reloading.look()
+        # That nothing has changed there makes it no less a reload.
+        self._activator.units.forgive()
+        return self._listed()
+
     def _listed(self) -> list[str]:
         return [name for name, unit in self.units.items() if unit.listed]
 
-    def _descriptors_changed(self) -> None:
-        """Of the loader."""
-        self._noticing = self._loop.create_task(self._reload_unasked())
-
-    async def _reload_unasked(self) -> None:
-        try:
-            await self.reload()
-        except (ShuttingDown, Disconnected):
-            # The end of the bus is said by others; one that lives has seen the files for it.
-            pass
-        except Outcome as e:
-            log.warning("the descriptors were not read again: %s", e)
-
-    def names_now(self) -> Collection[str]:
-        """Of ``Engine``: by the descriptors that are there now, as far as nothing can hang."""
-        if self._early is None and not self._closing and self._loader.watch.stale():
-            try:
-                self._take(self._loader.load_at_once())
-            except NotReloaded as e:
-                log.warning("the descriptors were not read again: %s", e)
-        self._activator.units.forgive()  # as a reload does, since it is one
-        return self._listed()
-
     async def reload(self) -> None:
-        """Read the descriptors again, and tell the engine what has changed.
-
-        Whoever asks before it has begun is served by the same one: anybody on the
-        bus may ask, and thousands of them would be minutes of reading.
-        """
-        if self._next_reload is None:
-            self._next_reload = self._loop.create_task(self._reload())
-        await asyncio.shield(self._next_reload)
-
-    def _check_open(self) -> None:
-        if self._closing:
-            raise ShuttingDown("the session is ending")
-
-    async def _reload(self) -> None:
-        async with self._reloading:
-            self._next_reload = None
-            self._check_open()
-            catalog = await self._loader.load()
-            self._check_open()
-            self._take(catalog)
-            # A program may have been installed meanwhile, or a library, without a change of
-            # any descriptor: that is why people reload.
-            self._activator.units.forgive()
-            await self._on_bus.names.watch(self.units.keys())
-            # Not as they were before that: the bus may have asked for them meanwhile.
-            await self._engine.set_names(self._listed())
-            # Of a new name that is owned already, its owner is known when this returns.
-            await self._on_bus.heard(VERDICT_TIMEOUT)
+        """Read the descriptors again; see ``Reloading``."""
+        await self._reloading.reload()
 
     # -- events of the bus -----------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker.client import SERVICE, Client
+from tests.aio_client import SERVICE, Client
 from tests.integration import standin
 
 if TYPE_CHECKING:

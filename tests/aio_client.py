@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from broker.bus import address as addresses
 from broker.bus.codec import Message, MessageType, Variant
 from broker.bus.connection import Connection
-from broker.contract import BUS_NAME, MANAGER, PROCESS, ROOT, SERVICE, is_absent
+from broker.client.snapshot import Snapshot
+from broker.core.contract import BUS_NAME, MANAGER, PROCESS, ROOT, SERVICE, is_absent
 from broker.errors import Disconnected, NoBroker, RemoteError
-from broker.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from broker.config import Limits
     from broker.core.log import Log
     from broker.core.processes import Process, Processes
-    from broker.leaks import Leak
-    from broker.units import Unit
+    from broker.services.leaks import Leak
+    from broker.services.limits import Limits
+    from broker.services.units import Unit
 
 
 class Control(Protocol):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from broker.bus.objects import Interface, ObjectServer
     from broker.core.log import Log
     from broker.errors import Outcome
-    from broker.units import Unit
+    from broker.services.units import Unit
 
 log = logging.getLogger(__name__)
 

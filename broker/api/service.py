@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from broker.api.control import Callers, Control
     from broker.bus.interface import InterfaceSpec
     from broker.core.history import Activation
-    from broker.units import Unit
+    from broker.services.units import Unit
 
 
 class ServiceObject(Interface):

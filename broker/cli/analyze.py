@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from broker.cli import output, query, tree, words
+from broker.client.snapshot import activations
 from broker.core.printable import printable
-from broker.snapshot import activations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker.snapshot import Snapshot
+    from broker.client.snapshot import Snapshot
 
 
 @click.group("analyze", short_help="Activation times, a timeline, a graph of processes.")

@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from broker import __version__, notify
+from broker import __version__
 from broker.bus import address as addresses
 from broker.bus.connection import Connection
 from broker.bus.driver import DRIVER, DRIVER_PATH
 from broker.cli import numbers, options, serve
-from broker.config import Config, Limits, Output
-from broker.daemon import Daemon
 from broker.engine import listen
 from broker.errors import BadConfiguration
 from broker.process import kernel, pidfile, signals
+from broker.process import sd_daemon as notify
 from broker.process.background import Background
 from broker.process.spawn import close_on_exec
+from broker.services.limits import Limits, Output
+from broker.session.config import Config
+from broker.session.daemon import Daemon
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

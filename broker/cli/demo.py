@@ -21,7 +21,7 @@ from broker.engine.choose import CHOICES
 from broker.errors import BadConfiguration, KernelRefused
 from broker.process import procfs
 from broker.process.signals import open_standard_streams
-from broker.session import Patience, run
+from broker.session.command import Patience, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from broker.cli import query
-from broker.contract import MANAGER, ROOT
+from broker.core.contract import MANAGER, ROOT
 from broker.core.shell import assignment
 
 

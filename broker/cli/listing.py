@@ -7,8 +7,8 @@ import sys
 
 from broker.bus import address
 from broker.cli import PATIENCE, output, words
-from broker.contract import SERVICE
-from broker.remote import Remote
+from broker.client.client import Remote
+from broker.core.contract import SERVICE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from broker.cli import PATIENCE, PROGRAM, TIMED_OUT, complain, complain_of, output, query, words
+from broker.client.client import is_back
 from broker.errors import AccessDenied, NotCaptured, RemoteError
-from broker.remote import is_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker.remote import Remote
+    from broker.client.client import Remote
 
 # The members of GetLog's structures; the first is consecutive in a service.
 _UINT_MAX: Final = 2**32 - 1

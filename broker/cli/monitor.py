@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from broker.cli import PROGRAM, TIMED_OUT, complain, exits, output, query, words
+from broker.client.client import is_back
+from broker.client.events import Reader
 from broker.core.printable import printable
-from broker.news import Reader
-from broker.remote import is_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from broker.bus.wire import Received
-    from broker.remote import Remote
+    from broker.client.client import Remote
 
 _COLOURS: Final = {"failed": "red", "active": "green", "exited": "dim"}
 

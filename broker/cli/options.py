@@ -13,12 +13,13 @@ from broker.catalog import busconfig
 from broker.catalog.busconfig import BusConfig
 from broker.catalog.catalog import Directory, standard_directories
 from broker.cli import PROGRAM, complain, numbers
-from broker.config import Config, Limits, Output
 from broker.engine import listen
 from broker.engine.base import Rules
 from broker.engine.choose import CHOICES
 from broker.errors import BadConfiguration
 from broker.process import local, procfs
+from broker.services.limits import Limits, Output
+from broker.session.config import Config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

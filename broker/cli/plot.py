@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 from xml.sax.saxutils import escape, quoteattr
 
 from broker.cli import exits, words
+from broker.client.snapshot import activations
 from broker.core.printable import printable
-from broker.snapshot import activations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from broker.snapshot import Activation, Snapshot
+    from broker.client.snapshot import Activation, Snapshot
 
 # In pixels.
 CHART: Final = 1000  # the whole time

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from broker.bus.wire import Received
-    from broker.remote import Remote
-    from broker.snapshot import Snapshot
+    from broker.client.client import Remote
+    from broker.client.snapshot import Snapshot
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -110,7 +110,7 @@ def connect(
         Disconnected: nobody listens there.
         NoReply: it does not answer in time.
     """
-    from broker.remote import Remote  # noqa: PLC0415 - help and completion of options need none
+    from broker.client.client import Remote  # noqa: PLC0415 - help and completion of options need none
 
     limit = None if timeout is None else time.monotonic() + max(timeout, _SHORTEST)
     return Remote.connect(bus_address(where), patience, limit)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
-from broker import __version__, report
+from broker import __version__
 from broker.cli import PROGRAM, complain, numbers, options
 from broker.core.exits import CLD_EXITED
 from broker.engine import listen
@@ -18,12 +18,13 @@ from broker.errors import BadConfiguration, Fault
 from broker.process.kernel import shortage_is_fault
 from broker.process.signals import open_standard_streams
 from broker.process.spawn import SpawnRefusedError
-from broker.session import Ended, Patience, run
+from broker.session import report
+from broker.session.command import Ended, Patience, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from broker.leaks import Leak
+    from broker.services.leaks import Leak
 
 log = logging.getLogger(__name__)
 

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from broker import notify
 from broker.cli import numbers, options
-from broker.daemon import Daemon
 from broker.engine import listen
 from broker.errors import BadConfiguration, Outcome
 from broker.process import kernel, signals
+from broker.process import sd_daemon as notify
 from broker.process.spawn import close_on_exec
+from broker.session.daemon import Daemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from broker.catalog.busconfig import BusConfig
-    from broker.config import Config
     from broker.engine.listen import Listener
+    from broker.session.config import Config
 
 log = logging.getLogger(__name__)
 

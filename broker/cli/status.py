@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from broker.cli import complain_of, exits, logs, output, query, tree, words
+from broker.client.snapshot import activations
 from broker.core.printable import printable
 from broker.errors import NoSuchProcess, RemoteError
-from broker.snapshot import activations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker.remote import Remote
-    from broker.snapshot import Snapshot
+    from broker.client.client import Remote
+    from broker.client.snapshot import Snapshot
 
 _LAST_LINES: Final = 10
 _LARGEST_PID: Final = 2**32 - 1

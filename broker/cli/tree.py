@@ -13,7 +13,7 @@ from broker.process import clock, procfs
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-    from broker.snapshot import Snapshot
+    from broker.client.snapshot import Snapshot
 
 # By so much, in microseconds, a child's start may seem earlier than its parent's: the kernel
 # knows a start to a clock tick, and the broker notes its own children's when it comes to it.

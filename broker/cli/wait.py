@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from broker.cli import TIMED_OUT, complain_of, query
-from broker.contract import PROCESS, SERVICE
+from broker.client.client import is_back
+from broker.core.contract import PROCESS, SERVICE
 from broker.core.exits import CLD_EXITED
 from broker.errors import NoReply, RemoteError
-from broker.remote import is_back
 
 if TYPE_CHECKING:
     from broker.bus.wire import Received
-    from broker.remote import Remote
+    from broker.client.client import Remote
 
 
 @click.command("wait", short_help="Wait for a service's name, or for its end.")

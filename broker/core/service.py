@@ -27,7 +27,7 @@ The rules, which the table below only spells out:
     - Each death that could end an activation asks: the name may have been taken
       before. Only the newest answer can say that it was not.
     - A timer is heard of when the bus has been asked as well, so what the service did in
-      time comes before it (``broker.deadline``).
+      time comes before it (``broker.services.deadline``).
 4.  What a failed activation leaves running is ended: SIGTERM, then SIGKILL
     after the stop timeout. However it failed, what serves somebody by another name stays,
     and the service is ``lingering`` when the rest has gone: the bus is asked at that

@@ -9,8 +9,8 @@ from signal import SIGSEGV
 from typing import TYPE_CHECKING, Any
 
 from broker.cli import exits, tree
+from broker.client.client import Remote
 from broker.errors import NoReply, Outcome, RemoteError
-from broker.remote import Remote
 
 if TYPE_CHECKING:
     from collections.abc import Callable

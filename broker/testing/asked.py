@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from broker.client.client import Remote
 from broker.errors import RemoteError
-from broker.remote import Remote
 
 
 class Asked(Remote):

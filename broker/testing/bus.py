@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from broker.catalog import catalog, descriptor
 from broker.catalog.names import taken_with
+from broker.client.client import is_back
+from broker.client.events import Reader
 from broker.errors import DescriptorError, NoReply, Outcome, RemoteError, ServiceUnknown
-from broker.news import Reader
-from broker.remote import is_back
 from broker.testing import calls, command, faulty, inline, survivors
 from broker.testing.asked import Asked, named
 from broker.testing.events import Event, typed
@@ -24,8 +24,8 @@ from broker.testing.survivors import Survivors
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from broker.remote import Remote
-    from broker.snapshot import Snapshot
+    from broker.client.client import Remote
+    from broker.client.snapshot import Snapshot
     from broker.testing.settings import Settings
     from broker.testing.survivors import Survivor
 

@@ -71,7 +71,7 @@ class ActivationFailed(Event):
     result: str
 
 
-# The fields behind time and service, of each kind that `broker.news` knows.
+# The fields behind time and service, of each kind that `broker.client.events` knows.
 _KINDS: Final[dict[str, Callable[[float, dict[str, Any]], Event]]] = {
     "added": lambda at, e: ServiceAdded(at, e["Service"]),
     "removed": lambda at, e: ServiceRemoved(at, e["Service"]),
@@ -91,7 +91,7 @@ _KINDS: Final[dict[str, Callable[[float, dict[str, Any]], Event]]] = {
 
 
 def typed(event: dict[str, Any]) -> Event | None:
-    """An event of ``broker.news``; None for one that is about no service."""
+    """An event of ``broker.client.events``; None for one that is about no service."""
     make = _KINDS.get(event["Event"])
     return make(event["Time"] / 1_000_000, event) if make else None
 

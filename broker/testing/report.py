@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from broker.snapshot import Snapshot
+    from broker.client.snapshot import Snapshot
     from broker.testing.bus import Bus
 
 _LOG_LINES: Final = 30

@@ -12,7 +12,7 @@ from broker.process import procfs
 from broker.testing.events import returncode
 
 if TYPE_CHECKING:
-    from broker.snapshot import Snapshot
+    from broker.client.snapshot import Snapshot
     from broker.testing.bus import Bus
 
 _RUNNING: Final = ("activating", "active", "deactivating")

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from broker.bus.driver import DRIVER
 from broker.core.attribution import Origin
 from broker.errors import RemoteError
-from broker.leaks import Leak, state_of
 from broker.process import procfs
+from broker.services.leaks import Leak, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from broker.remote import Remote
+    from broker.client.client import Remote
 
 
 class LeakWarning(UserWarning):

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from click.testing import CliRunner
 
-from broker import notify
 from broker.cli import numbers, output
 from broker.cli.dbus_daemon import command as dbus_daemon
 from broker.cli.verbs import cli
 from broker.core.digits import decimal
 from broker.errors import BadConfiguration, Disconnected
+from broker.process import sd_daemon as notify
 from broker.testing.settings import Settings
 from tests.bus import conftest as foreign
 

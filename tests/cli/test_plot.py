@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from broker.cli import plot
-from broker.snapshot import Snapshot
+from broker.client.snapshot import Snapshot
 
 SVG: Final = "{http://www.w3.org/2000/svg}"
 LEFT: Final = plot.MARGIN + plot.LABELS

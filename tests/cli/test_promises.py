@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from broker import contract
 from broker.api import paths
 from broker.bus import objects
+from broker.core import contract
 
 SPECS = {each.name: each for each in (paths.MANAGER, paths.SERVICE, paths.PROCESS)}
 

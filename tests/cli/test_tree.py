@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from broker.cli import analyze, exits, output, tree
+from broker.client.snapshot import Snapshot
 from broker.process import clock, procfs
-from broker.snapshot import Snapshot
 
 NAME = "org.example.Calculator"
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from broker import remote as remotes
+from broker.client import client as remotes
+from broker.client.client import Remote
 from broker.errors import NoBroker, NotUnderstood
-from broker.remote import Remote
 from tests.aio_client import MANAGER, ROOT, SERVICE
 from tests.bus import conftest as foreign
 from tests.integration.owner import NAME, PATH, Broker, Owner, every

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from broker.api.daemon_control import MAX_WAITING
 from broker.bus import address
 from broker.bus.codec import SMALL, Message, MessageFlag, MessageType
 from broker.bus.connection import Connection
 from broker.bus.driver import DRIVER
 from broker.bus.objects import UNDER_WAY
-from broker.control import MAX_WAITING
 from broker.errors import FDO, LimitsExceeded, Outcome, RemoteError
 from tests.aio_client import BUS_NAME, MANAGER, ROOT, Client
 from tests.bus import wire

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from broker.contract import BUS_NAME
+from broker.core.contract import BUS_NAME
 from tests.integration.buses import TEST
 from tests.integration.test_verbs_in_need import ASKING, argv, complaint
 

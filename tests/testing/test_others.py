@@ -8,7 +8,7 @@ import pytest
 
 from broker.bus import wire
 from broker.bus.blocking import BlockingConnection
-from broker.contract import MANAGER, ROOT
+from broker.core.contract import MANAGER, ROOT
 from broker.testing import ProcessExited, StartError
 
 if TYPE_CHECKING:

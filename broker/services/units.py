@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import asyncio
 
     from broker.catalog.descriptor import Descriptor
-    from broker.config import Limits
-    from broker.deadline import Deadline
+    from broker.services.deadline import Deadline
+    from broker.services.limits import Limits
 
 
 @dataclass(slots=True, eq=False)

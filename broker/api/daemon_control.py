@@ -14,13 +14,13 @@ from broker.process import procfs
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from broker.activation import Activator
-    from broker.config import Limits
     from broker.core.log import Log
     from broker.core.processes import Process, Processes
-    from broker.leaks import Leak
     from broker.process.supervisor import Supervisor
-    from broker.units import Unit
+    from broker.services.activator import Activator
+    from broker.services.leaks import Leak
+    from broker.services.limits import Limits
+    from broker.services.units import Unit
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,10 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any, Final
 
-from broker import leaks
-from broker.activation import Activator, own_users
+from broker.api.daemon_control import DaemonControl
 from broker.catalog.names import taken_with
-from broker.control import DaemonControl
 from broker.core.environment import inherited
 from broker.core.exits import CLD_EXITED
-from broker.ending import ENGINE_STOP_TIMEOUT, Ending
 from broker.engine import listen
 from broker.engine.base import EngineSettings, machine_id
 from broker.engine.choose import choose
@@ -28,22 +25,25 @@ from broker.errors import (
     Outcome,
     StartLimitHit,
 )
-from broker.presence import VERDICT_TIMEOUT, Presence
 from broker.process import kernel
 from broker.process.supervisor import Supervisor
-from broker.reloading import Reloading
+from broker.services import leaks
+from broker.services.activator import Activator, own_users
+from broker.session.presence import VERDICT_TIMEOUT, Presence
+from broker.session.reloading import Reloading
+from broker.session.shutdown import ENGINE_STOP_TIMEOUT, Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from broker.api.publisher import Publisher
     from broker.catalog.descriptor import Descriptor
-    from broker.config import Config
     from broker.core.events import Token
     from broker.core.log import Log
     from broker.core.processes import Process
-    from broker.leaks import Leak
-    from broker.units import Unit
+    from broker.services.leaks import Leak
+    from broker.services.units import Unit
+    from broker.session.config import Config
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from broker.contract import MANAGER, PROCESS, SERVICE
+from broker.core.contract import MANAGER, PROCESS, SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -7,15 +7,15 @@ import logging
 import signal
 from typing import TYPE_CHECKING, Final
 
-from broker import late
-from broker.activation import KILL_PERIOD
+from broker.services.activator import KILL_PERIOD
+from broker.session import late
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from broker.activation import Activator
     from broker.engine.base import Engine
     from broker.process.supervisor import Supervisor
+    from broker.services.activator import Activator
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from broker.core.exits import Exit
     from broker.core.processes import Process, Processes
-    from broker.leaks import Leak
-    from broker.units import Unit
+    from broker.services.leaks import Leak
+    from broker.services.units import Unit
 
 
 def of_session(units: Iterable[Unit], processes: Processes) -> dict[str, Any]:

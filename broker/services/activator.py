@@ -13,7 +13,6 @@ import pwd
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, assert_never
 
-from broker.config import Output
 from broker.core import events as ev
 from broker.core import reasons
 from broker.core.clock import Instant
@@ -21,24 +20,25 @@ from broker.core.events import Effect, Event, OwnerKind, Timer, Token
 from broker.core.exits import Result
 from broker.core.printable import quoted
 from broker.core.state import State
-from broker.deadline import Deadline
 from broker.errors import Broken, NotCaptured, Outcome, ServiceUnknown, SpawnFileInvalid
 from broker.process import clock, procfs
 from broker.process.capture import Capture
 from broker.process.peer import NOBODY, Peer
 from broker.process.spawn import Program, SpawnRefusedError
-from broker.sparing import Sparing
-from broker.units import Units
+from broker.services.deadline import Deadline
+from broker.services.limits import Output
+from broker.services.sparing import Sparing
+from broker.services.units import Units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
 
-    from broker.config import Limits
     from broker.core.log import Log
     from broker.core.processes import Process
     from broker.process.supervisor import Supervisor
-    from broker.units import Unit
+    from broker.services.limits import Limits
+    from broker.services.units import Unit
 
 # Between two rounds of SIGKILL, in seconds, while a service forks faster than
 # it is found.

@@ -13,10 +13,10 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any, Final
 
-from broker import late
 from broker.core.exits import CLD_KILLED, Exit
 from broker.core.signalled import Arrival, Insistence
 from broker.process import kernel, procfs
+from broker.session import late
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 
-from broker import checks
 from broker.bus.blocking import BlockingConnection
 from broker.bus.driver import DRIVER, DRIVER_PATH
-from broker.contract import (
+from broker.client import checks
+from broker.core.contract import (
     BUS_NAME,
     MANAGER,
     OBJECT_MANAGER,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Any, Final, Self
 
     from broker.bus.wire import Received
-    from broker.snapshot import Snapshot
+    from broker.client.snapshot import Snapshot
 
 # Questions that are under way at once: a quarter of what one client may have there.
 _AT_ONCE: Final = 256
@@ -188,7 +188,7 @@ class Remote:
 
     def snapshot(self) -> Snapshot:
         """All objects at once; raises as ``call``."""
-        from broker.snapshot import Snapshot  # noqa: PLC0415 - see broker.cli's TYPE_CHECKING
+        from broker.client.snapshot import Snapshot  # noqa: PLC0415 - see broker.cli's TYPE_CHECKING
 
         (objects,) = self._ask(ROOT, OBJECT_MANAGER, "GetManagedObjects")
         return Snapshot.of(objects)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from broker.process.supervisor import Supervisor
-    from broker.units import Unit
+    from broker.services.units import Unit
 
 log = logging.getLogger(__name__)
 

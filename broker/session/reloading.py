@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Protocol
 
 from broker.errors import Disconnected, NotReloaded, Outcome, ShuttingDown
-from broker.loading import Loader
+from broker.session.loading import Loader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from broker.contract import PROCESS, SERVICE
+from broker.core.contract import PROCESS, SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

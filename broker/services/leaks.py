@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from broker.process.procfs import Stat
     from broker.process.supervisor import Supervisor
-    from broker.units import Unit
+    from broker.services.units import Unit
 
 # proc_pid_stat(5), of the main thread, which may end before the others.
 _STATES: Final = {

@@ -18,7 +18,7 @@ from broker.catalog.descriptor import Descriptor
 from broker.core.printable import printable
 from broker.errors import DescriptorError, NotReloaded
 from broker.process import local
-from broker.watching import Watch
+from broker.session.watching import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

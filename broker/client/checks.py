@@ -5,7 +5,7 @@ On a bus of others anyone can own our name, and answer as they please.
 
 from __future__ import annotations
 
-from broker.contract import (
+from broker.core.contract import (
     ANSWERS,
     DETAILS,
     LATER,

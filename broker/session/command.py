@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from broker import report
-from broker.daemon import Daemon
 from broker.errors import EngineFailed
-from broker.passing import FORWARDED, Passing
 from broker.process import kernel, signals
 from broker.process.spawn import Program, SpawnRefusedError, close_on_exec
+from broker.session import report
+from broker.session.daemon import Daemon
+from broker.session.passing import FORWARDED, Passing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from broker.config import Config
     from broker.core.exits import Exit
     from broker.core.processes import Process
-    from broker.leaks import Leak
+    from broker.services.leaks import Leak
+    from broker.session.config import Config
 
 # Variables of the bus that we were started on; dbus-run-session drops the same.
 _DROPPED: Final = {
@@ -38,7 +38,7 @@ class Ended:
     """How a session ended: the command's exit, what outlived it, and what it was like then.
 
     Attributes:
-        report: the services and processes, as in ``broker.report``.
+        report: the services and processes, as in ``broker.session.report``.
     """
 
     exit: Exit

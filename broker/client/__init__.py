@@ -1,0 +1,1 @@
+"""How the command line and tests talk to a running broker."""

@@ -1,0 +1,1 @@
+"""The services of a session: rules and processes brought together."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _REMEMBERED: Final = 1024
 
 
-class BusCallers:
+class Callers:
     """Asks the bus for a caller's uid, once for each connection."""
 
     def __init__(self, link: LastingConnection) -> None:

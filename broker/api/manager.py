@@ -13,7 +13,8 @@ from broker.process import kernel
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from broker.api.control import Callers, Control
+    from broker.api.callers import Callers
+    from broker.api.control import Control
     from broker.bus.interface import InterfaceSpec
 
 _USEC: Final = 1_000_000

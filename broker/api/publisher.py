@@ -31,7 +31,8 @@ from broker.core.processes import Process
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from broker.api.control import Callers, Control
+    from broker.api.callers import Callers
+    from broker.api.control import Control
     from broker.bus.objects import Interface, ObjectServer
     from broker.core.log import Log
     from broker.errors import Outcome

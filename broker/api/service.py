@@ -12,7 +12,8 @@ from broker.process import procfs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from broker.api.control import Callers, Control
+    from broker.api.callers import Callers
+    from broker.api.control import Control
     from broker.bus.interface import InterfaceSpec
     from broker.core.history import Activation
     from broker.services.units import Unit

@@ -9,7 +9,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any, Final
 
-from broker.api.daemon_control import DaemonControl
+from broker.api.control import Control
 from broker.catalog.names import taken_with
 from broker.core.environment import inherited
 from broker.core.exits import CLD_EXITED
@@ -88,7 +88,7 @@ class Daemon:
         self._activator.environment = inherited(config.environ)
         if config.rules.kind == "system":
             self._activator.users = own_users()
-        self._control = DaemonControl(config.limits, self._activator, self.supervisor, self)
+        self._control = Control(config.limits, self._activator, self.supervisor, self)
         self._control.directories = [each.path for each in config.directories]
         settings = EngineSettings(
             program=program,

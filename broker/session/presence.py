@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from broker.api import paths
-from broker.api.callers import BusCallers
+from broker.api.callers import Callers
 from broker.api.publisher import Publisher
 from broker.bus.calls import within
 from broker.bus.driver import DO_NOT_QUEUE, PRIMARY_OWNER
@@ -107,7 +107,7 @@ class Presence:
 
     async def _begin(self, connection: Connection) -> None:
         self._server = ObjectServer(connection, paths.ROOT, self._machine_id)
-        callers = BusCallers(self._serving)
+        callers = Callers(self._serving)
         self._server.require_privilege = callers.require_privilege
         self._server.discreet = self._discreet
         loop = asyncio.get_running_loop()

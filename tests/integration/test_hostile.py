@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from broker.api.daemon_control import MAX_WAITING
+from broker.api.control import MAX_WAITING
 from broker.bus import address
 from broker.bus.codec import SMALL, Message, MessageFlag, MessageType
 from broker.bus.connection import Connection

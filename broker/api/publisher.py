@@ -59,7 +59,7 @@ class _Said:
 
 
 class Publisher:
-    """The objects on the bus, and their signals."""
+    """The objects on the bus, and their signals, which wait while the server is silent."""
 
     def __init__(
         self,
@@ -89,17 +89,23 @@ class Publisher:
         self._add(paths.ROOT, self._manager)
         self._assume_said(paths.ROOT)
 
+    def open(self) -> None:
+        """Speak from now on; all that there was before is no news, since nobody could listen."""
+        self._taken += len(self._signals)
+        self._signals.clear()
+        self._dirty.clear()
+        for path in self._objects:
+            self._assume_said(path)
+        self._server.silent = False
+
     # -- what happens ----------------------------------------------------------
 
-    def add_service(self, unit: Unit, *, announce: bool = True) -> None:
-        """A descriptor has come; ``announce`` is False before clients can know the bus."""
+    def add_service(self, unit: Unit) -> None:
+        """A descriptor has come."""
         path = self._services[unit.service.name] = paths.of_service(unit.service.name)
         self._add(path, ServiceObject(unit.service.name, self._control, self._callers))
-        if announce:
-            self._mark(path)
-            self._mark(paths.ROOT)  # it counts them
-        else:
-            self._assume_said(path)
+        self._mark(path)
+        self._mark(paths.ROOT)  # it counts them
 
     def remove_service(self, name: str) -> None:
         """A descriptor has gone, and nothing of its service runs."""
@@ -212,6 +218,8 @@ class Publisher:
         if self._next is not None:
             self._next.cancel()
             self._next = None
+        if self._server.silent:
+            return  # called again when it is not
         with self._server.together():
             for _ in range(SLICE):
                 if not self._signals or self._server.behind:

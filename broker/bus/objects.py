@@ -84,7 +84,6 @@ class ObjectServer:
     """The tree of objects of one connection, with the standard interfaces.
 
     Args:
-        connection: its ``on_message`` should lead to ``handle``, and ``sift`` to ``sift``.
         root: the path of the one ObjectManager, which manages all below it.
         machine_id: what Peer.GetMachineId answers.
 
@@ -95,7 +94,7 @@ class ObjectServer:
             what changes by being announced does not do so between it and its answer.
         before_call: awaited before a call that may depend on what was done elsewhere on
             the bus before it was sent.
-        silent: there is nobody to send signals to: they wait, and so do answers.
+        silent: there is nobody to send signals to, as at first: they wait, and so do answers.
         require_privilege: awaited with the caller's unique name before it reads what is
             private; raises AccessDenied.
         discreet: whether signals may reach others, so that what is private is empty there.
@@ -103,13 +102,14 @@ class ObjectServer:
         on_oversize: called for each signal that was not sent, being larger than the bus takes.
     """
 
-    def __init__(self, connection: Connection, root: str, machine_id: str) -> None:
-        self._connection = connection
+    _connection: Connection  # from ``serve`` on
+
+    def __init__(self, root: str, machine_id: str) -> None:
         self._root = root
         self._machine_id = machine_id
         self.before_reply: Callable[[], Awaitable[None]] = _nothing
         self.before_call: Callable[[], Awaitable[None]] = _nothing
-        self.silent = False
+        self.silent = True
         self.require_privilege: Callable[[str], Awaitable[None]] = _everybody
         self.discreet = False
         self.on_fault: Callable[[], None] = lambda: None
@@ -122,8 +122,12 @@ class ObjectServer:
         self._callers: dict[str, _Caller] = {}
         self._turn = asyncio.Lock()
 
-    def move(self, connection: Connection) -> None:
-        """Serve on another connection; answers to calls on the old one are lost with it."""
+    def serve(self, connection: Connection) -> None:
+        """Serve on a connection; answers to calls on the one before are lost with it.
+
+        Args:
+            connection: its ``on_message`` should lead to ``handle``, and ``sift`` to ``sift``.
+        """
         self._connection = connection
 
     # -- the tree --------------------------------------------------------------

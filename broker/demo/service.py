@@ -45,7 +45,8 @@ def serve(name: str) -> None:
 
 async def _serve(name: str) -> None:
     bus = await Connection.to_bus(address.connect(address.default(os.environ)))
-    server = ObjectServer(bus, PATH, machine_id="")
+    server = ObjectServer(PATH, machine_id="")
+    server.serve(bus)
     server.add(PATH, Demo())
     bus.on_message = server.handle
     await bus.call_bus("RequestName", "su", [name, 0])

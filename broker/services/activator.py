@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import pwd
 from functools import partial
@@ -15,16 +16,23 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 
 from broker.core import events as ev
 from broker.core import reasons
-from broker.core.clock import Instant
-from broker.core.events import Effect, Event, OwnerKind, Timer, Token
+from broker.core.events import Effect, Event, Timer, Token
 from broker.core.exits import Result
 from broker.core.printable import quoted
 from broker.core.state import State
-from broker.errors import Broken, NotCaptured, Outcome, ServiceUnknown, SpawnFileInvalid
-from broker.process import clock, procfs
+from broker.errors import (
+    Broken,
+    NotCaptured,
+    Outcome,
+    ServiceUnknown,
+    SpawnFileInvalid,
+    StartLimitHit,
+)
+from broker.process import clock
 from broker.process.capture import Capture
 from broker.process.peer import NOBODY, Peer
 from broker.process.spawn import Program, SpawnRefusedError
+from broker.services import owners
 from broker.services.deadline import Deadline
 from broker.services.limits import Output
 from broker.services.sparing import Sparing
@@ -34,37 +42,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
 
+    from broker.bus.names import NameWatch
     from broker.core.log import Log
     from broker.core.processes import Process
+    from broker.engine.base import Engine
     from broker.process.supervisor import Supervisor
     from broker.services.limits import Limits
     from broker.services.units import Unit
+
+log = logging.getLogger(__name__)
 
 # Between two rounds of SIGKILL, in seconds, while a service forks faster than
 # it is found.
 KILL_PERIOD = 0.02
 
 
-class ActivationEvents(Protocol):
-    """What the services ask of the rest, and tell it."""
-
-    def fail_request(self, name: str, token: Token, error: Outcome) -> None:
-        """The engine's request for a name has failed."""
-
-    def dismiss_request(self, name: str, token: Token) -> None:
-        """The engine's request for a name may be over already, or will never be met."""
-
-    def confirm_owner(self, name: str, on_answer: Callable[[str], None]) -> None:
-        """Ask the bus who owns a name."""
-
-    def find_owners(self, on_answer: Callable[[frozenset[int]], None]) -> None:
-        """Ask the bus for the PIDs of all who own a well-known name."""
+class ServiceNews(Protocol):
+    """What is told of services; nothing is said on the bus from within the telling."""
 
     def service_changed(self, unit: Unit) -> None:
         """A service's properties may have changed."""
 
-    def service_gone(self, unit: Unit) -> None:
-        """A service whose descriptor had gone is at rest now, and forgotten."""
+    def remove_service(self, name: str) -> None:
+        """Its descriptor has gone, and nothing of it runs."""
+
+    def process_forgotten(self, process: Process) -> None:
+        """The record of an ended process is dropped."""
 
     def activation_failed(self, unit: Unit, error: Outcome) -> None:
         """An activation has ended without the name."""
@@ -74,7 +77,7 @@ class ActivationEvents(Protocol):
 
 
 class Activator:
-    """All services that can be started.
+    """All services that can be started; ``connect`` comes before the first event.
 
     Attributes:
         units: what there is to be started.
@@ -85,14 +88,11 @@ class Activator:
             is in its environment.
     """
 
-    def __init__(
-        self,
-        limits: Limits,
-        supervisor: Supervisor,
-        events: ActivationEvents,
-        *,
-        output: Output,
-    ) -> None:
+    _engine: Engine
+    _names: NameWatch
+    _news: ServiceNews
+
+    def __init__(self, limits: Limits, supervisor: Supervisor, *, output: Output) -> None:
         self.units = Units(limits, logged=output is Output.CAPTURE)
         self.environment: dict[str, str] = {}
         self.bus_environment: dict[str, str] = {}
@@ -100,15 +100,23 @@ class Activator:
         self.explains = True
         self._limits = limits
         self._supervisor = supervisor
-        self._events = events
         self._loop = asyncio.get_running_loop()
         self._sparing = Sparing(
             self._loop, supervisor, lambda unit: self.handle(unit, ev.OnlyServing())
         )
         self._null_output = output is Output.NULL
-        self._capture = (
-            Capture(self._loop, events.log_appended) if output is Output.CAPTURE else None
-        )
+        self._capture: Capture | None = None
+        if output is Output.CAPTURE:
+            self._capture = Capture(self._loop, self._log_appended)
+
+    def connect(self, engine: Engine, names: NameWatch, news: ServiceNews) -> None:
+        """Work with these: who asks for services, who knows their owners, who is told."""
+        self._engine = engine
+        self._names = names
+        self._news = news
+
+    def _log_appended(self, log: Log) -> None:
+        self._news.log_appended(log)
 
     # -- events ----------------------------------------------------------------
 
@@ -125,9 +133,17 @@ class Activator:
             raise
         except Exception as e:
             raise Broken(f"{unit.service.name}: {type(event).__name__} failed half-way: {e}") from e
-        self._events.service_changed(unit)
+        self._news.service_changed(unit)
         if self.units.drop_if_over(unit):
-            self._events.service_gone(unit)
+            self.forget(unit)
+
+    def forget(self, unit: Unit) -> None:
+        """A service without a descriptor, of which nothing runs any more, is known no longer."""
+        name = unit.service.name
+        self._names.forget(name)
+        for process in self._supervisor.processes.forget(name):
+            self._news.process_forgotten(process)
+        self._news.remove_service(name)
 
     def process_exited(self, process: Process) -> None:
         """A process was reaped."""
@@ -152,50 +168,9 @@ class Activator:
     def name_acquired(self, name: str, owner: str, pid: int | None, heard: float) -> None:
         """A connection took the name; see ``NameEvents``."""
         unit = self.units.get(name)
-        if unit is None:
-            return
-        service: str | None
-        if pid is None or (pid == 0 and self._has_lost(unit)):
-            # asyncio's clock is the monotonic one (loop.time), in seconds.
-            service, activation, started = name, unit.activation, Instant(0, int(heard * 1e6))
-        elif pid:
-            service, activation, started = self._who(pid)
-        else:
-            # In a PID namespace that the bus does not see into; all that we start is in ours
-            # or in one below it.
-            service, activation, started = None, 0, clock.now()
-        if service == name:
-            kind = OwnerKind.OWN
-        else:
-            kind = OwnerKind.FOREIGN if service is None else OwnerKind.OTHER
-        unit.owner = Peer.seen(pid or 0)
-        current = kind is OwnerKind.OWN and activation == unit.activation
-        self.handle(unit, ev.NameAcquired(owner, pid or 0, kind, started, current))
-
-    def _has_lost(self, unit: Unit) -> bool:
-        """Whether a process of the newest activation has ended, and another one lives.
-
-        dbus-daemon 1.16 does not know the PID of one that has left its connection to a child.
-        """
-        self._supervisor.reap()
-        processes = self._supervisor.processes
-        ended = any(each.activation == unit.activation for each in processes.ended())
-        return ended and bool(processes.of_activation(unit.activation))
-
-    def _who(self, pid: int) -> tuple[str | None, int, Instant]:
-        """The service and activation of a process that took a name, and when it was started."""
-        # It may be an orphan that nobody has told us of yet.
-        self._supervisor.adopt_above(pid)
-        process = self._supervisor.processes.get(pid)
-        about = procfs.stat(pid)
-        if process is None and about is None:
-            # It may have ended while the bus was asked who it was.
-            process = self._supervisor.processes.newest(pid)
-        if process is not None:
-            return process.service, process.activation, process.started
-        service, activation = self._supervisor.activation_of(pid) or (None, 0)
-        started = self._supervisor.started(about, activation) if about else clock.now()
-        return service, activation, started
+        if unit is not None:
+            unit.owner = Peer.seen(pid or 0)
+            self.handle(unit, owners.acquired(self._supervisor, unit, owner, pid, heard))
 
     def name_lost(self, name: str) -> None:
         """Nobody owns the name any more."""
@@ -208,7 +183,7 @@ class Activator:
         """The engine wants a name."""
         unit = self.units.get(name)
         if unit is None:
-            self._events.fail_request(name, token, ServiceUnknown(f"{name} is not known any more"))
+            self._engine.fail(name, token, ServiceUnknown(f"{name} is not known any more"))
         else:
             self.handle(unit, ev.Requested(token))
 
@@ -271,9 +246,7 @@ class Activator:
             case ev.CancelTimer():
                 self._disarm(unit)
             case ev.ConfirmOwner():
-                self._events.confirm_owner(
-                    unit.service.name, lambda owner: self._owner_confirmed(unit, owner)
-                )
+                self._names.ask(unit.service.name, lambda owner: self._owner_confirmed(unit, owner))
             case ev.CompleteActivation(tokens, sure):
                 self._complete(unit, tokens, sure=sure)
             case ev.FailActivation(tokens, error):
@@ -345,7 +318,7 @@ class Activator:
             future.set_result(None)
         if not sure:
             for token in _requests(tokens):
-                self._events.dismiss_request(unit.service.name, token)
+                self._engine.dismiss(unit.service.name, token)
 
     def _fail(self, unit: Unit, tokens: tuple[Token, ...], error: Outcome) -> None:
         name = unit.service.name
@@ -355,8 +328,9 @@ class Activator:
         if unit.log is not None and self.explains:
             error = reasons.explained(error, unit.log.last_words(unit.service.activations))
         for token in _requests(tokens):
-            self._events.fail_request(name, token, error)
-        self._events.activation_failed(unit, error)
+            self._engine.fail(name, token, error)
+        _say_failed(unit, error)
+        self._news.activation_failed(unit, error)
         for future in _futures(tokens):
             future.set_exception(error)
 
@@ -389,7 +363,7 @@ class Activator:
             else:
                 answered()
 
-        self._events.confirm_owner(unit.service.name, on_answer)
+        self._names.ask(unit.service.name, on_answer)
 
     def _ask_serving(self, unit: Unit, answered: Callable[[], None]) -> None:
         deadline = unit.timer
@@ -402,7 +376,7 @@ class Activator:
                 self._sparing.note(unit, owners)
                 answered()
 
-        self._events.find_owners(on_answer)
+        self._names.ask_processes(on_answer)
 
     def _disarm(self, unit: Unit) -> None:
         if unit.timer is not None:
@@ -440,3 +414,13 @@ def own_users() -> frozenset[str]:
     with contextlib.suppress(KeyError):
         names.add(pwd.getpwuid(uid).pw_name)
     return frozenset(names)
+
+
+def _say_failed(unit: Unit, error: Outcome) -> None:
+    # A closed gate is said once: it is shut in the face of thousands where a client
+    # insists, and each line would wait for the reader of our log.
+    refused = isinstance(error, StartLimitHit)
+    if not refused or unit.refused_at != unit.service.failures:
+        log.warning("%s: %s", unit.service.name, error)
+    if refused:
+        unit.refused_at = unit.service.failures

@@ -23,7 +23,6 @@ from broker.errors import (
     KernelRefused,
     NotReloaded,
     Outcome,
-    StartLimitHit,
 )
 from broker.process import kernel
 from broker.process.supervisor import Supervisor
@@ -34,12 +33,10 @@ from broker.session.reloading import Reloading
 from broker.session.shutdown import ENGINE_STOP_TIMEOUT, Ending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Collection, Mapping
 
-    from broker.api.publisher import Publisher
     from broker.catalog.descriptor import Descriptor
     from broker.core.events import Token
-    from broker.core.log import Log
     from broker.core.processes import Process
     from broker.services.leaks import Leak
     from broker.services.units import Unit
@@ -76,7 +73,6 @@ class Daemon:
         self._closing = False
         self._exit_callers: list[str] = []
         self._early: list[tuple[str, Token]] | None = []
-        self._presence: Presence | None = None
         self.supervisor = Supervisor(self._loop, self)
         # A collection would write on what the guardian shares with us, and copy it.
         gc.freeze()
@@ -84,7 +80,7 @@ class Daemon:
         self._reloading = Reloading(
             config.directories, self.supervisor.parts, self, taken=taken_with(engine.program)
         )
-        self._activator = Activator(config.limits, self.supervisor, self, output=config.output)
+        self._activator = Activator(config.limits, self.supervisor, output=config.output)
         self._activator.environment = inherited(config.environ)
         if config.rules.kind == "system":
             self._activator.users = own_users()
@@ -101,18 +97,20 @@ class Daemon:
         )
         self._engine = engine(settings, self, self.supervisor.spawn)
         self._engine.names_now = self.names_now
+        self._activator.explains = not self._engine.admits_others
+        self._presence = Presence(
+            self._control,
+            self._activator,
+            machine_id=machine_id(),
+            max_rules=self._engine.max_rules,
+            largest=self._engine.largest_message,
+            discreet=self._engine.admits_others,
+        )
+        self._publisher = self._presence.publisher
+        self._activator.connect(self._engine, self._presence.names, self._publisher)
         self._ending = Ending(
             self.supervisor, self._activator, self._engine, config.limits.stop_timeout
         )
-
-    @property
-    def _on_bus(self) -> Presence:
-        assert self._presence is not None
-        return self._presence
-
-    @property
-    def _publisher(self) -> Publisher | None:
-        return None if self._presence is None else self._presence.publisher
 
     # -- beginning and end -----------------------------------------------------
 
@@ -146,22 +144,13 @@ class Daemon:
         await self._engine.start(self.units.keys())
         self.supervisor.end_last(self._engine.pid, self._engine.lifelines)
         listening = str(self.config.listener.address)
-        self._presence = presence = Presence(
-            self._control,
-            self,
-            machine_id=machine_id(),
-            max_rules=self._engine.max_rules,
-            largest=self._engine.largest_message,
-            discreet=self._engine.admits_others,
-        )
-        self._activator.explains = not self._engine.admits_others
         try:
-            guid = await presence.watch(listening, self.units.keys())
+            guid = await self._presence.watch(listening, self.units.keys())
             self.bus_address = f"{listening},guid={guid}"
             self._set_bus_environment()
             self._control.engine_version = self._engine.version
             self._control.bus_address = self.bus_address
-            await presence.serve(listening)
+            await self._presence.serve(listening)
         except Outcome as e:
             raise EngineFailed(f"{self._engine.version} does not serve us: {e}") from e
         self._reloading.open()
@@ -202,9 +191,8 @@ class Daemon:
         await self._ending.stop_processes()
         if not self._stopped_services.done():
             self._stopped_services.set_result(None)
-        if self._presence is not None:
-            await self._presence.finish(self._exit_callers, ENGINE_STOP_TIMEOUT)
-            self._presence.close()
+        await self._presence.finish(self._exit_callers, ENGINE_STOP_TIMEOUT)
+        self._presence.close()
         await self._ending.stop_engine()
         self._activator.close_logs()
         self._reloading.close()
@@ -225,8 +213,7 @@ class Daemon:
             log.error("fault: %s", context["message"], exc_info=fault)
         # "Task exception was never retrieved" comes with the future that had it.
         if "future" in context and not isinstance(fault, Broken):
-            if self._publisher is not None:
-                self._publisher.count_fault()
+            self._publisher.count_fault()
             return
         if not isinstance(fault, Fault):
             fault = Broken(f"a fault in the broker: {type(fault).__name__}: {fault}")
@@ -245,23 +232,21 @@ class Daemon:
         # A program may have been installed meanwhile, or a library, without a change of
         # any descriptor: that is why people reload.
         self._activator.units.forgive()
-        if self._publisher is None:
-            return  # it will find them
         for unit in removed:
             if unit.service.name in self.units:  # with another descriptor
                 self._publisher.remove_service(unit.service.name)
             else:
-                self.service_gone(unit)
+                self._activator.forget(unit)
         for unit in added:
             self._publisher.add_service(unit)
 
     async def tell_names(self) -> None:
         """Of ``ReloadEvents``."""
-        await self._on_bus.names.watch(self.units.keys())
+        await self._presence.names.watch(self.units.keys())
         # Not as they were before that: the bus may have asked for them meanwhile.
         await self._engine.set_names(self._listed())
         # Of a new name that is owned already, its owner is known when this returns.
-        await self._on_bus.heard(VERDICT_TIMEOUT)
+        await self._presence.heard(VERDICT_TIMEOUT)
 
     def names_now(self) -> Collection[str]:
         """Of ``Engine``."""
@@ -276,16 +261,6 @@ class Daemon:
     async def reload(self) -> None:
         """Read the descriptors again; see ``Reloading``."""
         await self._reloading.reload()
-
-    # -- events of the bus -----------------------------------------------------
-
-    def name_acquired(self, name: str, owner: str, pid: int | None, heard: float) -> None:
-        """Of ``NameEvents``."""
-        self._activator.name_acquired(name, owner, pid, heard)
-
-    def name_lost(self, name: str) -> None:
-        """Of ``NameEvents``."""
-        self._activator.name_lost(name)
 
     # -- events of the engine --------------------------------------------------
 
@@ -316,13 +291,11 @@ class Daemon:
 
     def process_started(self, process: Process) -> None:
         """Of ``ProcessEvents``."""
-        if self._publisher is not None:
-            self._publisher.process_started(process)
+        self._publisher.process_started(process)
 
     def process_exited(self, process: Process, forgotten: Process | None) -> None:
         """Of ``ProcessEvents``."""
-        if self._publisher is not None:
-            self._publisher.process_exited(process, forgotten)
+        self._publisher.process_exited(process, forgotten)
         if process.pid == self._engine.pid:
             how = "status" if process.exit.code == CLD_EXITED else "signal"
             self._end_with_engine(f"{self._engine.version}: {how} {process.exit.status}")
@@ -333,61 +306,10 @@ class Daemon:
         del activation
         self._activator.activation_emptied(service)
 
-    # -- events of services ----------------------------------------------------
-
-    def fail_request(self, name: str, token: Token, error: Outcome) -> None:
-        """Of ``ActivationEvents``."""
-        self._engine.fail(name, token, error)
-
-    def dismiss_request(self, name: str, token: Token) -> None:
-        """Of ``ActivationEvents``."""
-        self._engine.dismiss(name, token)
-
-    def confirm_owner(self, name: str, on_answer: Callable[[str], None]) -> None:
-        """Of ``ActivationEvents``."""
-        self._on_bus.names.ask(name, on_answer)
-
-    def find_owners(self, on_answer: Callable[[frozenset[int]], None]) -> None:
-        """Of ``ActivationEvents``."""
-        self._on_bus.names.ask_processes(on_answer)
-
-    def service_changed(self, unit: Unit) -> None:
-        """Of ``ActivationEvents``."""
-        if self._publisher is not None:
-            self._publisher.service_changed(unit)
-
-    def service_gone(self, unit: Unit) -> None:
-        """Of ``ActivationEvents``."""
-        name = unit.service.name
-        self._on_bus.names.forget(name)
-        forgotten = self.supervisor.processes.forget(name)
-        if self._publisher is not None:
-            for process in forgotten:
-                self._publisher.process_forgotten(process)
-            self._publisher.remove_service(name)
-
-    def activation_failed(self, unit: Unit, error: Outcome) -> None:
-        """Of ``ActivationEvents``."""
-        # A closed gate is said once: it is shut in the face of thousands where a client
-        # insists, and each line would wait for whoever reads our log.
-        refused = isinstance(error, StartLimitHit)
-        if not refused or unit.refused_at != unit.service.failures:
-            log.warning("%s: %s", unit.service.name, error)
-        if refused:
-            unit.refused_at = unit.service.failures
-        if self._publisher is not None:
-            self._publisher.activation_failed(unit, error)
-
-    def log_appended(self, log: Log) -> None:
-        """Of ``ActivationEvents``."""
-        if self._publisher is not None:
-            self._publisher.log_appended(log)
-
     def environment_changed(self) -> None:
         """Of ``ControlEvents``."""
         self._activator.units.forgive()
-        if self._publisher is not None:
-            self._publisher.manager_changed("Environment")
+        self._publisher.manager_changed("Environment")
 
     async def exit(self, caller: str) -> None:
         """Of ``ControlEvents``: returns when every service has ended."""
@@ -405,11 +327,11 @@ class Daemon:
     async def leaks(self) -> list[Leak]:
         """Of ``ControlEvents``: after all that the bus has to say about what was done before."""
         # A bus that has gone has nothing to say: its services have lost their names.
-        await self._on_bus.heard(VERDICT_TIMEOUT)
+        await self._presence.heard(VERDICT_TIMEOUT)
         units, engine = self.units.values(), self._engine.pid
         found = leaks.find(units, self.supervisor, engine, names={})
         if found:
             # Who is connected matters for these alone: hundreds of questions, mostly spared.
-            names = await self._on_bus.processes(VERDICT_TIMEOUT)
+            names = await self._presence.processes(VERDICT_TIMEOUT)
             found = leaks.find(units, self.supervisor, engine, names)
         return found

@@ -38,14 +38,13 @@ class Presence:
 
     Args:
         control: what the objects show.
-        events: hears of the names' owners.
         max_rules: see ``NameWatch``.
         largest: see ``Connection``.
         discreet: see ``ObjectServer``.
 
     Attributes:
         names: the watch over the services' names.
-        publisher: None until our objects are on the bus.
+        publisher: of our objects; silent until they are on the bus.
     """
 
     def __init__(
@@ -59,14 +58,20 @@ class Presence:
         discreet: bool,
     ) -> None:
         self.names = NameWatch(events, max_rules)
-        self.publisher: Publisher | None = None
-        self._control = control
-        self._machine_id = machine_id
         self._largest = largest
-        self._discreet = discreet
         self._late: asyncio.Future[None] | None = None
         self._watching = LastingConnection("names", self.names.resume)
         self._serving = LastingConnection("our objects", self._take_place)
+        self._serving.on_lost = self._fall_silent
+        self._opened = False
+        callers = Callers(self._serving)
+        self._server = ObjectServer(paths.ROOT, machine_id)
+        self._server.require_privilege = callers.require_privilege
+        self._server.discreet = discreet
+        loop = asyncio.get_running_loop()
+        self.publisher = Publisher(loop, self._server, control, callers)
+        self._server.before_call = self._hear_names
+        self._server.before_reply = self.publisher.flushed
 
     async def watch(self, where: str, names: Collection[str]) -> str:
         """Follow the services' names.
@@ -94,43 +99,23 @@ class Presence:
         await self._serving.open(where)
 
     async def _take_place(self, connection: Connection) -> None:
-        if self.publisher is None:
-            await self._begin(connection)
-            return
-        self._server.move(connection)
-        self._lead(connection, self.publisher)
-        # Queued for, this time: anybody could take it in the moment without us.
-        if await _request_name(connection, 0) != PRIMARY_OWNER:
-            log.error("somebody else owns %s: it is ours again after that", paths.BUS_NAME)
-        self._server.silent = False
-        self.publisher.flush()
-
-    async def _begin(self, connection: Connection) -> None:
-        self._server = ObjectServer(connection, paths.ROOT, self._machine_id)
-        callers = Callers(self._serving)
-        self._server.require_privilege = callers.require_privilege
-        self._server.discreet = self._discreet
-        loop = asyncio.get_running_loop()
-        publisher = Publisher(loop, self._server, self._control, callers)
-        processes = self._control.processes
-        for process in [*processes.live(), *processes.ended()]:
-            publisher.process_started(process)
-        self._server.before_call = self._hear_names
-        self._server.before_reply = publisher.flushed
-        self._serving.on_lost = self._fall_silent
-        self._lead(connection, publisher)
-        if await _request_name(connection, DO_NOT_QUEUE) != PRIMARY_OWNER:
-            raise EngineFailed(f"somebody else owns {paths.BUS_NAME} already")
-        for unit in self._control.units.values():
-            publisher.add_service(unit, announce=False)
-        publisher.flush()  # nobody listens yet: what there is now is no news
-        self.publisher = publisher
-
-    def _lead(self, connection: Connection, publisher: Publisher) -> None:
+        self._server.serve(connection)
         connection.largest = self._largest
         connection.on_message = self._server.handle
         connection.sift = self._server.sift
-        connection.on_caught_up = publisher.flush
+        connection.on_caught_up = self.publisher.flush
+        # Queued for, once it was ours: anybody could take it in the moment without us.
+        owned = await _request_name(connection, 0 if self._opened else DO_NOT_QUEUE)
+        if not self._opened:
+            if owned != PRIMARY_OWNER:
+                raise EngineFailed(f"somebody else owns {paths.BUS_NAME} already")
+            self.publisher.open()
+            self._opened = True
+            return
+        if owned != PRIMARY_OWNER:
+            log.error("somebody else owns %s: it is ours again after that", paths.BUS_NAME)
+        self._server.silent = False
+        self.publisher.flush()
 
     def _fall_silent(self) -> None:
         self._server.silent = True
@@ -181,7 +166,7 @@ class Presence:
         Args:
             last_callers: their answers must have arrived: the bus drops what it holds when it ends.
         """
-        if self.publisher is None or not self._serving.up.is_set():
+        if not self._serving.up.is_set():
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -200,8 +185,7 @@ class Presence:
 
     def close(self) -> None:
         """Leave the bus."""
-        if self.publisher is not None:
-            self.publisher.close()
+        self.publisher.close()
         self._serving.close()
         self._watching.close()
 

@@ -128,7 +128,8 @@ class Served:
     def __init__(self, connection: Connection, peer: Peer) -> None:
         self.connection = connection
         self.peer = peer
-        self.server = ObjectServer(connection, ROOT, MACHINE_ID)
+        self.server = ObjectServer(ROOT, MACHINE_ID)
+        self.server.serve(connection)
         self.test = Test("one")
         connection.on_message = self.server.handle
         self._serial = 0

@@ -133,7 +133,8 @@ async def test_the_tree_follows_objects_that_come_and_go(served: Served) -> None
 async def test_an_object_may_be_at_the_root_of_the_tree() -> None:
     async with connected() as (connection, peer):
         served = Served(connection, peer)
-        served.server = ObjectServer(connection, "/", MACHINE_ID)
+        served.server = ObjectServer("/", MACHINE_ID)
+        served.server.serve(connection)
         connection.on_message = served.server.handle
         served.server.add("/", served.test)
         served.server.add("/one", Test("one"))
@@ -233,7 +234,8 @@ class Service:
     def __init__(self, where: str, connection: Connection) -> None:
         self.where = where
         self.name = connection.unique_name
-        self.server = ObjectServer(connection, ROOT, MACHINE_ID)
+        self.server = ObjectServer(ROOT, MACHINE_ID)
+        self.server.serve(connection)
         self.test = Test("one")
         self.server.add(ROOT, self.test)
         self.server.add(f"{ROOT}/way/one", Test("one"), More())

@@ -272,7 +272,7 @@ async def test_it_moves_to_another_connection(served: Served) -> None:
     async with connected() as (connection, peer):
         for server.silent in (True, False):
             behind.append(server.behind)
-        server.move(connection)
+        server.serve(connection)
         connection.on_message = server.handle
         served.peer, old = peer, served.peer
         assert await served.call(ROOT, TEST, "Caller", "s", "") == [":1.7"]
@@ -367,7 +367,8 @@ async def test_finishing_answers_what_has_come(served: Served) -> None:
 async def test_an_end_before_a_call_has_begun_is_quiet() -> None:
     """A coroutine that was made and never run would warn, and warnings are errors here."""
     async with connected() as (connection, _peer):
-        server = ObjectServer(connection, ROOT, MACHINE_ID)
+        server = ObjectServer(ROOT, MACHINE_ID)
+        server.serve(connection)
         server.add(ROOT, Test("one"))
         before = asyncio.all_tasks()
         server.handle(Message(path=ROOT, interface=TEST, member="Nothing", serial=1))

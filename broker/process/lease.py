@@ -17,6 +17,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from broker.process import kernel
+from broker.process.locked import umask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +86,8 @@ class Gate:
         new = f"{self._path}.new"
         fd = -1
         try:
-            fd = os.open(new, _NEW, 0o600)
+            with umask(0o077):
+                fd = os.open(new, _NEW, 0o600)
             os.write(fd, self._text)
             owner = struct.pack("ii", _F_OWNER_TID, threading.get_native_id())
             fcntl.fcntl(fd, _F_SETOWN_EX, owner)

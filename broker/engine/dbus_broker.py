@@ -290,7 +290,8 @@ class DBusBroker(Engine):
         try:
             await self.events.reload_requested()
         except Outcome as e:
-            log.error("the configuration was not reloaded: %s", e)
+            if not isinstance(e, ShuttingDown):  # then nobody needs it any more
+                log.error("the configuration was not reloaded: %s", e)
             self._controller.reply_error(call, _InvalidConfig())
         except Exception:
             # Whoever called would wait for ever; that it is a fault, the loop's handler says.

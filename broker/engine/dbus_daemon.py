@@ -35,6 +35,7 @@ from broker.errors import (
     EngineFailed,
     NotReloaded,
     Outcome,
+    ShuttingDown,
     UnknownMethod,
     UnknownObject,
 )
@@ -413,6 +414,8 @@ class DBusDaemon(Engine):
             self._reload_again = False
             try:
                 await self.events.reload_requested()
+            except ShuttingDown:
+                pass  # nobody needs it any more
             except Outcome as e:
                 log.warning("the configuration was not reloaded: %s", e)
 

@@ -28,7 +28,7 @@ from broker.process import kernel
 from broker.process.supervisor import Supervisor
 from broker.services import leaks
 from broker.services.activator import Activator, own_users
-from broker.session.presence import VERDICT_TIMEOUT, Presence
+from broker.session.presence import NAMES_TIMEOUT, VERDICT_TIMEOUT, Presence
 from broker.session.reloading import Reloading
 from broker.session.shutdown import ENGINE_STOP_TIMEOUT, Ending
 
@@ -185,6 +185,9 @@ class Daemon:
 
     async def stop(self) -> None:
         """End every service, then the bus, then whatever else is still there."""
+        if self._fault is None and self.bus_address:
+            # What has its name by now is not to be called one that was not started.
+            await self._presence.heard(NAMES_TIMEOUT)
         self._closing = True
         self._reloading.stop()
         self.supervisor.parts.kill_all()

@@ -97,7 +97,11 @@ def test_a_child_without_a_record_does_not_seem_older_than_its_parent() -> None:
     assert about is not None
     # Nobody knows our start to more than a tick, and this is somewhere in it.
     start = clock.of_ticks(about.start_ticks).monotonic + 9_000
-    parent = record(os.getppid(), 1, start, "parent")
+    above = procfs.stat(os.getppid())
+    assert above is not None
+    # As the engine's, by which it is known that our /proc is the broker's.
+    parent = record(os.getppid(), above.ppid, start, "parent")
+    parent["Command"] = list(procfs.command(os.getppid(), above))
     service = {"Name": NAME, "MainPID": 0, "PIDs": [os.getppid(), os.getpid()]}
     (root,) = tree.rows(Snapshot({"/": service}, {"/1": parent}), service=NAME, exited=False)
     (child,) = root.children

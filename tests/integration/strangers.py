@@ -24,7 +24,7 @@ STRANGERS: Final = (1, 12345)
 OPEN_BUS: Final = """\
 #!{python}
 from broker import cli
-from broker.engine import dbus_broker, dbus_daemon
+from broker.engine import daemon_config, dbus_broker
 
 closed = dbus_broker.policy
 
@@ -37,7 +37,7 @@ def policy(version, uid):
 
 
 dbus_broker.policy = policy
-dbus_daemon._OPEN = dbus_daemon._OPEN.replace('user="root"', 'user="*"')
+daemon_config._OPEN = daemon_config._OPEN.replace('user="root"', 'user="*"')
 cli.main()
 """
 

@@ -192,10 +192,16 @@ def test_what_is_killed_is_ending_before_it_is_dead(child: str) -> None:
 
 
 def test_what_lives_on_without_its_main_thread_is_not_ending(child: str) -> None:
-    with started(child, "leaderless") as process:
-        while (about := procfs.stat(process.pid)) and about.state != "Z":
-            pass
-        assert not procfs.is_ending(process.pid)
+    # It reports on descriptor 4, when its main thread is a zombie.
+    shell = ["sh", "-c", 'exec "$0" leaderless 0 stdin 4>&1', child]
+    with subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            assert process.stdout.read(1)
+            assert not procfs.is_ending(process.pid)
+        finally:
+            process.stdin.close()
 
 
 def test_the_program_of_a_process_is_its_file(child: str) -> None:

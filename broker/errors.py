@@ -17,10 +17,7 @@ Any other exception is a mistake of ours. Out of a method call it costs that cal
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import ClassVar
-
+from typing import ClassVar
 
 FDO = "org.freedesktop.DBus.Error."
 OWN = "org.activation.Broker1.Error."

@@ -6,17 +6,16 @@ they are read here, as the specification's "Server Addresses" says.
 
 from __future__ import annotations
 
-import _socket
 import os
+import socket
 import struct
+from typing import TYPE_CHECKING
 
 from broker.core.printable import quoted
 from broker.core.runtime import VARIABLE, runtime_directory
 from broker.errors import Disconnected, InvalidArgs, NoReply
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Mapping
 
 # "The set of optionally-escaped bytes is: [-0-9A-Za-z_/.\*]. To escape, each
@@ -72,8 +71,6 @@ def parse(text: str) -> list[Address]:
 
 
 def _parse_entry(entry: str) -> Address:
-    # Regular expressions would be shorter. To compile them takes a millisecond, which
-    # whoever presses Tab waits for each time.
     transport, colon, rest = entry.partition(":")
     options: dict[str, str] = {}
     for option in rest.split(",") if rest else ():
@@ -120,33 +117,19 @@ def default(environ: Mapping[str, str]) -> str:
     raise InvalidArgs(f"no bus: neither DBUS_SESSION_BUS_ADDRESS nor {VARIABLE} is set")
 
 
-def connect(text: str, *, blocking: bool = True) -> socket.socket:
+def connect(text: str, timeout: float | None = None) -> socket.socket:
     """A socket connected to the first entry that answers.
 
-    Connecting to a Unix socket does not wait for the server, so this blocks
-    only while the server's backlog is full. If it may not, that is an error as well.
-
-    Raises:
-        InvalidArgs: it is not an address, or no entry is a Unix socket.
-        Disconnected: nobody listens there.
-    """
-    import socket  # noqa: PLC0415 - see connect_bare
-
-    return socket.socket(fileno=connect_bare(text, None if blocking else 0.0).detach())
-
-
-def connect_bare(text: str, timeout: float | None = None) -> _socket.socket:
-    """As ``connect``, for a program that ends at once: what ``socket.socket`` is made of.
-
-    What that adds is of no use there, and has enum and selectors imported: a fifth of
-    the time that ``list`` has.
+    Connecting to a Unix socket does not wait for the server, so this blocks only while the
+    server's backlog is full.
 
     Args:
         timeout: in seconds, for each entry; None waits while the backlog is full, and 0
             does not wait at all.
 
     Raises:
-        InvalidArgs, Disconnected: as ``connect``.
+        InvalidArgs: it is not an address, or no entry is a Unix socket.
+        Disconnected: nobody listens there.
         NoReply: the server's backlog was full all the time.
     """
     reason: Exception | None = None
@@ -157,13 +140,13 @@ def connect_bare(text: str, timeout: float | None = None) -> _socket.socket:
                 f"cannot connect to {entry}: only Unix sockets are known"
             )
             continue
-        sock = _socket.socket(_socket.AF_UNIX)
+        sock = socket.socket(socket.AF_UNIX)
         sock.setblocking(timeout != 0)
         try:
             if timeout:
                 # Python's own timeout makes the socket one that never waits, and such a
                 # connect(2) fails at once where the backlog is full.
-                sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, _timeval(timeout))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
             sock.connect(name)
         except OSError as e:
             sock.close()

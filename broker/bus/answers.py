@@ -10,13 +10,13 @@ Nothing is sent or read here. Messages are those of ``codec`` or of ``wire``.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, Final
+
 from broker.bus.driver import DRIVER, DRIVER_PATH
 from broker.errors import Outcome, RemoteError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Final
 
 _CHANGED: Final = "NameOwnerChanged"
 

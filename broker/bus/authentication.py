@@ -11,11 +11,9 @@ what the specification has (Authentication Protocol).
 
 from __future__ import annotations
 
-from broker.errors import Disconnected
+from typing import Final
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from broker.errors import Disconnected
 
 # "DATA", "OK <32 hex digits>" and "AGREE_UNIX_FD" fit many times; whoever sends
 # more than this without a line end is no D-Bus server.

@@ -7,6 +7,7 @@ serves objects have ``connection``.
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from broker.bus import address, wire
 from broker.bus.answers import Answers
@@ -15,11 +16,9 @@ from broker.bus.driver import DRIVER, DRIVER_PATH
 from broker.bus.frames import Splitter
 from broker.errors import Disconnected, NoReply, Outcome
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
+    import socket
     from types import TracebackType
-    from typing import Any, Final, Self
 
 _UNKNOWN_METHOD: Final = "org.freedesktop.DBus.Error.UnknownMethod"
 # In seconds: poll(2), which Python waits with, cannot take more than 24 days.
@@ -34,7 +33,7 @@ class BlockingConnection:
         patience: for the bus to take what is sent, in seconds; None waits as long as it lives.
     """
 
-    def __init__(self, sock: _socket.socket) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self.unique_name = ""
         self.patience: float | None = None
         self._sock = sock
@@ -58,7 +57,7 @@ class BlockingConnection:
             NoReply: it does not answer in time.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        self = cls(address.connect_bare(where, timeout))
+        self = cls(address.connect(where, timeout))
         try:
             self._begin(deadline)
         except BaseException:

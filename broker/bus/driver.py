@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from typing import Final
 
 DRIVER: Final = "org.freedesktop.DBus"
 DRIVER_PATH: Final = "/org/freedesktop/DBus"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING, Final
 
 from broker.errors import InvalidArgs, Outcome
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Final
 
 # "The maximum length of a message, including header, header alignment padding,
 # and body is 2 to the 27th power" (D-Bus specification, Message Format).

@@ -103,7 +103,7 @@ class LastingConnection:
         reason = ""
         while True:
             try:
-                await self._connect(address.connect(self._where, blocking=False))
+                await self._connect(address.connect(self._where, timeout=0.0))
             except Outcome as e:
                 if delay == _LAST_DELAY and str(e) != reason:
                     reason = str(e)

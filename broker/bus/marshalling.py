@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
 
 from broker.errors import LimitsExceeded
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any, Final
 
     # Appends a value.
     Writer = Callable[[bytearray, Any], None]

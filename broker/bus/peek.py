@@ -1,6 +1,6 @@
 """What a frame says about itself, read without decoding it.
 
-A flood is thrown away by this: to decode a message takes ten times as long. Nothing here
+A flood is thrown away by this: to decode a message takes several times as long. Nothing here
 raises: of a malformed frame the answers are empty, and the decoder says what is wrong.
 """
 

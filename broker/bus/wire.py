@@ -1,22 +1,20 @@
-"""Messages in D-Bus's wire format, for programs that live a tenth of a second.
+"""Messages in D-Bus's wire format: headers and bodies, written and read.
 
-The daemon has dbus-next's messages (``codec``). To import those takes 80 ms, half
-of them asyncio's, which whoever types ``dbus-activator list`` or presses Tab would
-wait for each time: so here is what a caller of methods needs, held against
-dbus-next by the tests. Values are as in ``marshalling``.
+Programs with an event loop have dbus-next's message class on top of it (``codec``). To
+import that takes 80 ms, half of them asyncio's, which a user of the command line would
+wait for each time: so a caller of methods has ``Received``. The tests hold both against
+dbus-next. Values are as in ``marshalling``.
 """
 
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING, Any, Final
 
 from broker.bus import marshalling
 from broker.bus.frames import FIXED_HEADER, MalformedMessageError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Final
-
     from broker.bus.marshalling import Wrap
 
 # Message types (D-Bus specification, Message Format).
@@ -47,10 +45,7 @@ _PROTOCOL_VERSION: Final = 1
 
 
 class Received:
-    """A message that came in; fields that it does not have are empty or 0.
-
-    No NamedTuple: typing is imported for it, and half a millisecond goes into its making.
-    """
+    """A message that came in; fields that it does not have are empty or 0."""
 
     path: str = ""
     interface: str = ""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
 import os
 import sys
+from typing import TYPE_CHECKING, Any, Final
 
 from broker.core.printable import printable
 from broker.errors import Fault, NoReply, Outcome, RemoteError
 
-# Here and in all that ``list`` imports: the name in typing would have it imported, and re
-# behind it, which take as long as half of Python's own start. Checkers know this one too.
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Final
 
 PROGRAM: Final = "dbus-activator"
 # How click is asked for a script, and later for completions: see its "Shell Completion".
@@ -49,10 +47,8 @@ def complain(text: str) -> None:
     not write stays in Python's buffer, is tried again at the end, and makes the exit
     status 120.
     """
-    try:  # noqa: SIM105 - contextlib has collections and functools imported
+    with contextlib.suppress(OSError):
         os.write(2, f"{printable(text, keep=_KEPT)}\n".encode())
-    except OSError:
-        pass
 
 
 def main() -> None:
@@ -129,21 +125,12 @@ def _run() -> None:
 
 
 def _command() -> Callable[..., Any]:
-    """What we are called as, and for.
-
-    click, which reads command lines, takes as long to import as everything else that
-    ``list`` needs: so that verb, as it is mostly typed, does without.
-    """
+    """What we are called as."""
     if os.path.basename(sys.argv[0]) == "dbus-daemon":
         from broker.cli import dbus_daemon  # noqa: PLC0415 - verbs need none of it
 
         return dbus_daemon.command
-    if sys.argv[1:2] == ["list"] and COMPLETION not in os.environ:
-        from broker.cli import listing  # noqa: PLC0415 - for this alone
-
-        if listing.is_plain(sys.argv[1:]):
-            return listing.show
-    from broker.cli.verbs import cli  # noqa: PLC0415 - see above
+    from broker.cli.verbs import cli  # noqa: PLC0415 - the stand-in needs none of it
 
     return cli
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from typing import TYPE_CHECKING, Final
 
 from broker.core.digits import decimal
 from broker.core.printable import KEPT, printable
 from broker.errors import OutputRefused
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
-    from typing import Final
 
 # What a shell shows for a program that SIGPIPE has ended, as tools in a pipe do.
 BROKEN_PIPE: Final = 128 + 13

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import time
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from typing import Final
 
 _USEC: Final = 1_000_000
 _UNITS: Final = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))

@@ -5,6 +5,8 @@ On a bus of others anyone can own our name, and answer as they please.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, Final
+
 from broker.core.contract import (
     ANSWERS,
     DETAILS,
@@ -22,10 +24,8 @@ from broker.core.contract import (
 from broker.core.printable import quoted
 from broker.errors import NotUnderstood
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any, Final
 
     from broker.bus.wire import Received
 

@@ -7,10 +7,12 @@ reads is asked again then, and whoever follows signals is told to read the state
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from broker.bus.blocking import BlockingConnection
 from broker.bus.driver import DRIVER, DRIVER_PATH
 from broker.client import checks
+from broker.client.snapshot import Snapshot
 from broker.core.contract import (
     BUS_NAME,
     MANAGER,
@@ -24,14 +26,11 @@ from broker.core.contract import (
 )
 from broker.errors import Disconnected, NoBroker, NoReply, ProxyDenied, RemoteError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
-    from typing import Any, Final, Self
 
     from broker.bus.wire import Received
-    from broker.client.snapshot import Snapshot
 
 # Questions that are under way at once: a quarter of what one client may have there.
 _AT_ONCE: Final = 256
@@ -188,8 +187,6 @@ class Remote:
 
     def snapshot(self) -> Snapshot:
         """All objects at once; raises as ``call``."""
-        from broker.client.snapshot import Snapshot  # noqa: PLC0415 - see broker.cli's TYPE_CHECKING
-
         (objects,) = self._ask(ROOT, OBJECT_MANAGER, "GetManagedObjects")
         return Snapshot.of(objects)
 

@@ -6,10 +6,9 @@ which takes longer than ``list`` has. The tests hold it against that.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Final
+from typing import TYPE_CHECKING, Final
 
+if TYPE_CHECKING:
     from broker.errors import RemoteError
 
 BUS_NAME: Final = "org.activation.Broker1"

@@ -140,10 +140,10 @@ async def test_a_server_that_takes_no_connection_holds_nothing_up(tmp_path: Path
         server.bind(where)
         server.listen(0)
         with (
-            address.connect(f"unix:path={where}", blocking=False),
+            address.connect(f"unix:path={where}", timeout=0.0),
             pytest.raises(Disconnected, match="temporarily"),
         ):
-            address.connect(f"unix:path={where}", blocking=False)
+            address.connect(f"unix:path={where}", timeout=0.0)
 
 
 async def test_a_fault_in_taking_it_up_is_heard(bus: str) -> None:

@@ -62,8 +62,7 @@ def home(user: Installation) -> Iterator[Path]:
     shutil.copytree(source, library, ignore=large, dirs_exist_ok=True)
     (library / "checkout.pth").write_text(f"{checkout}\n")
     command = venv / "bin" / "dbus-activator"
-    text = (checkout / "broker/cli/dbus-activator").read_text()
-    command.write_text(text.replace("#!python", f"#!{venv}/bin/python"))
+    command.write_text(f"#!{venv}/bin/python\nfrom broker.cli import main\nmain()\n")
     command.chmod(0o755)
     if user.uid is not None:
         subprocess.run(["chown", "-R", f"{user.uid}:{user.uid}", path], check=True)

@@ -18,8 +18,7 @@ from broker.bus.driver import DRIVER, DRIVER_PATH
 from broker.cli import numbers, options, serve
 from broker.engine import listen
 from broker.errors import BadConfiguration
-from broker.process import kernel, pidfile, signals
-from broker.process import sd_daemon as notify
+from broker.process import kernel, pidfile, sd_daemon, signals
 from broker.process.background import Background
 from broker.process.spawn import close_on_exec
 from broker.services.limits import Limits, Output
@@ -105,7 +104,7 @@ def command(
         serve.check_open(fd, "print on")
     path = _config_file(chosen)
     found = options.bus_config(path, environ)
-    passed = notify.passed_descriptor(environ)
+    passed = sd_daemon.passed_descriptor(environ)
     inherited = close_on_exec()
     with (
         kernel.shortage_is_fault(),
@@ -182,8 +181,7 @@ def _introspection(environ: Mapping[str, str]) -> str:
 
 
 async def _ask(config: Config) -> str:
-    daemon = Daemon(config)
-    try:
+    async with Daemon.open(config) as daemon:
         await daemon.start()
         bus = await Connection.to_bus(addresses.connect(daemon.bus_address))
         try:
@@ -193,5 +191,3 @@ async def _ask(config: Config) -> str:
         finally:
             bus.close()
             await bus.wait_closed()
-    finally:
-        await daemon.stop()

@@ -15,8 +15,7 @@ import click
 from broker.cli import numbers, options
 from broker.engine import listen
 from broker.errors import BadConfiguration, Outcome
-from broker.process import kernel, signals
-from broker.process import sd_daemon as notify
+from broker.process import kernel, sd_daemon, signals
 from broker.process.spawn import close_on_exec
 from broker.session.daemon import Daemon
 
@@ -86,7 +85,7 @@ def command(
     check_open(lifeline, "hang on")
     signals.open_standard_streams()
     signals.take_over(SIGNALS)
-    passed = notify.passed_descriptor(environ)
+    passed = sd_daemon.passed_descriptor(environ)
     close_on_exec()
     found = options.bus_config(chosen["config_file"], environ)
     with (
@@ -126,19 +125,18 @@ async def serve(
         Fault: there is no bus any more.
     """
     fd = kernel.open_signalfd(SIGNALS)
-    daemon = Daemon(config)
     loop = asyncio.get_running_loop()
-    stopping = loop.create_task(_first(daemon, fd, lifeline))
-    serving = loop.create_task(_bus(daemon, print_address, print_pid, on_ready))
-    try:
-        await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        notify.notify(config.environ, "STOPPING=1")
-        for task in (stopping, serving):
-            task.cancel()
-        outcomes = await asyncio.gather(stopping, serving, return_exceptions=True)
-        await daemon.stop()
-        os.close(fd)
+    async with Daemon.open(config) as daemon:
+        stopping = loop.create_task(_first(daemon, fd, lifeline))
+        serving = loop.create_task(_bus(daemon, print_address, print_pid, on_ready))
+        try:
+            await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sd_daemon.notify(config.environ, "STOPPING=1")
+            for task in (stopping, serving):
+                task.cancel()
+            outcomes = await asyncio.gather(stopping, serving, return_exceptions=True)
+    os.close(fd)
     for outcome in outcomes:
         if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
             raise outcome
@@ -154,7 +152,7 @@ async def _bus(
     await daemon.start()
     _print(print_address, daemon.bus_address)
     _print(print_pid, str(os.getpid()))
-    notify.notify(daemon.config.environ, "READY=1")
+    sd_daemon.notify(daemon.config.environ, "READY=1")
     on_ready()
     await daemon.wait()
 

@@ -35,7 +35,7 @@ _NAME: Final = re.compile("dbus-activator-[0-9]+-[0-9a-f]{8}-[0-9]+")
 
 
 class Cgroups:
-    """The directories of this broker's activations, made below its own cgroup.
+    """The directories of this broker's activations, made below its own cgroup from ``begin`` on.
 
     Args:
         wanted: False makes none.
@@ -56,6 +56,10 @@ class Cgroups:
         # left its directories.
         name = f"dbus-activator-{os.getpid()}-{os.urandom(4).hex()}-"
         self.prefix = f"{self._home.rstrip('/')}/{name}"
+        self.telling = False
+
+    def begin(self) -> None:
+        """Make the first, and wait in it, if there can be any."""
         if self._home and self._mount is not None:
             self._sweep(self._mount + self._home)
             self._enter_new()

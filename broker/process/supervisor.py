@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Owner of every child of this process.
+    """Owner of every child of this process, from ``begin`` on.
 
     Attributes:
         processes: the records.
@@ -48,10 +48,6 @@ class Supervisor:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, events: ProcessEvents) -> None:
-        """Raises KernelRefused if the system does not let us reap."""
-        reaper.check()
-        spare.hold()
-        local.begin()
         self._inherited = Inherited(self._bears_marks)
         self.processes = Processes()
         self._loop = loop
@@ -66,6 +62,17 @@ class Supervisor:
         self._next_batch: asyncio.Handle | None = None
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self.parts = Parts(self._activations.cgroups)
+
+    def begin(self) -> None:
+        """Take over: from here on children can be started, and all are reaped.
+
+        Raises:
+            KernelRefused: the system does not let us reap.
+        """
+        reaper.check()
+        spare.hold()
+        local.begin()
+        self._activations.cgroups.begin()
 
     def guard(self, stop_timeout: float = 0.0, *, silent: bool = False) -> None:
         """Have all that is started from now on ended when we are killed: before the first spawn.

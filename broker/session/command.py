@@ -92,14 +92,12 @@ class _Session:
         self._patience = patience
 
     async def run(self) -> Ended:
-        self._daemon = daemon = Daemon(self._config)
-        try:
-            with closing(Passing(daemon.supervisor, self._config.limits.stop_timeout)) as signals:
+        async with Daemon.open(self._config) as self._daemon:
+            supervisor, stop_timeout = self._daemon.supervisor, self._config.limits.stop_timeout
+            with closing(Passing(supervisor, stop_timeout)) as signals:
                 if await self._start(signals):
                     return await self._run_command(signals)
                 return self._ended(signals.ended.result(), ())
-        finally:
-            await daemon.stop()
 
     async def _start(self, signals: Passing) -> bool:
         """Start the bus; False if a signal came first."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
 import signal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from broker.api.control import Control
 from broker.catalog.names import taken_with
@@ -33,11 +34,12 @@ from broker.session.reloading import Reloading
 from broker.session.shutdown import ENGINE_STOP_TIMEOUT, Ending
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import AsyncIterator, Collection, Mapping
 
     from broker.catalog.descriptor import Descriptor
     from broker.core.events import Token
     from broker.core.processes import Process
+    from broker.engine.base import Engine
     from broker.services.leaks import Leak
     from broker.services.units import Unit
     from broker.session.config import Config
@@ -54,18 +56,39 @@ ENGINE_EXIT_TIMEOUT: Final = 0.5
 class Daemon:
     """A bus with everything that runs on it; it hears the events of all rooms.
 
-    Made inside a running loop, on a process that has SIGCHLD blocked; ``start``,
-    then ``wait``, then ``stop``.
+    Made by ``open``; then ``start``, then ``wait``.
     """
 
-    def __init__(self, config: Config) -> None:
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, config: Config) -> AsyncIterator[Self]:
+        """Take over this process, which has SIGCHLD blocked, for one session.
+
+        In the end every service is ended, then the bus, then all that is left.
+
+        Raises:
+            EngineMissing: no engine is installed.
+            KernelRefused: the system lacks what is needed.
+        """
         engine, program = choose(config.engine, config.rules.restricts)
         kernel.become_subreaper()
-        self._signal_fd = kernel.open_signalfd([signal.SIGCHLD])
+        signal_fd = kernel.open_signalfd([signal.SIGCHLD])
+        self = cls(config, engine, program, signal_fd)
+        self._loop.set_exception_handler(self._on_fault)
+        self.supervisor.begin()
+        # A collection would write on what the guardian shares with us, and copy it.
+        gc.freeze()
+        self.supervisor.guard(config.limits.stop_timeout, silent=config.background)
+        try:
+            yield self
+        finally:
+            await self._stop()
+
+    def __init__(self, config: Config, engine: type[Engine], program: str, signal_fd: int) -> None:
+        self._signal_fd = signal_fd
         self.config = config
         self.bus_address = ""
         self._loop = asyncio.get_running_loop()
-        self._loop.set_exception_handler(self._on_fault)
         self._ended = asyncio.Event()
         self._fault: Fault | None = None
         self._last_fault = ""
@@ -74,9 +97,6 @@ class Daemon:
         self._exit_callers: list[str] = []
         self._early: list[tuple[str, Token]] | None = []
         self.supervisor = Supervisor(self._loop, self)
-        # A collection would write on what the guardian shares with us, and copy it.
-        gc.freeze()
-        self.supervisor.guard(config.limits.stop_timeout, silent=config.background)
         self._reloading = Reloading(
             config.directories, self.supervisor.parts, self, taken=taken_with(engine.program)
         )
@@ -118,7 +138,7 @@ class Daemon:
         """Start the bus and take our place on it; then clients can be served.
 
         Raises:
-            Fault: there is no bus; ``stop`` ends what there is of it.
+            Fault: there is no bus.
         """
         starting = self._loop.create_task(self._start())
         ended = self._loop.create_task(self._ended.wait())
@@ -183,7 +203,7 @@ class Daemon:
         if self._fault is not None:
             raise self._fault
 
-    async def stop(self) -> None:
+    async def _stop(self) -> None:
         """End every service, then the bus, then whatever else is still there."""
         if self._fault is None and self.bus_address:
             # What has its name by now is not to be called one that was not started.

@@ -54,7 +54,6 @@ class Loader:
         taken: Mapping[str, str],
     ) -> None:
         self._directories = tuple(dict.fromkeys(directories))
-        make_transient(each for each in self._directories if local.holds(each.path))
         self.watch = Watch((each.path for each in self._directories), on_change)
         self._parts = parts
         self._taken = taken
@@ -63,6 +62,10 @@ class Loader:
         self._silent: set[Directory] = set()
         # Forks that were killed, which may still be there.
         self._given_up: dict[Directory, int] = {}
+
+    def make_transient(self) -> None:
+        """Make the directory that is the user's for this login, as dbus-daemon does."""
+        make_transient(each for each in self._directories if local.holds(each.path))
 
     async def load(self) -> Catalog:
         """Read all of them; that waits for nothing where all disks are local.

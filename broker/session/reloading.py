@@ -60,6 +60,7 @@ class Reloading:
             NotReloaded: the system is short of something that is needed.
         """
         await self._lock.acquire()
+        self._loader.make_transient()
         self._take(await self._loader.load())
 
     def open(self) -> None:

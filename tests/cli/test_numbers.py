@@ -17,7 +17,7 @@ from broker.cli.dbus_daemon import command as dbus_daemon
 from broker.cli.verbs import cli
 from broker.core.digits import decimal
 from broker.errors import BadConfiguration, Disconnected
-from broker.process import sd_daemon as notify
+from broker.process import sd_daemon
 from broker.testing.settings import Settings
 from tests.bus import conftest as foreign
 
@@ -112,7 +112,7 @@ def test_descriptors_of_the_stand_in() -> None:
 @pytest.mark.parametrize("count", [each for each in ODD if each])
 def test_passed_sockets_that_are_no_number(count: str) -> None:
     with pytest.raises(BadConfiguration, match="LISTEN_FDS"):
-        notify.passed_descriptor({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count})
+        sd_daemon.passed_descriptor({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count})
 
 
 @pytest.mark.parametrize("columns", ODD)

@@ -39,6 +39,7 @@ class Broker:
         self.on_event: Callable[[Event], None] = lambda _: None
         self._changed = asyncio.Event()
         self.supervisor = Supervisor(self.loop, self)
+        self.supervisor.begin()
         self._signals = kernel.open_signalfd([signal.SIGCHLD])
         self.loop.add_reader(self._signals, self._on_signals)
 

@@ -2,7 +2,7 @@
 
 There are two kinds, and the type says which:
 
-- An ``Outcome`` is expected: an activation fails, a name is unknown, an
+- An ``DBusError`` is expected: an activation fails, a name is unknown, an
   argument is wrong. Its caller must match it; on the bus it becomes the error
   reply that the class names. It never ends the program.
 - A ``Fault`` is not: no engine is installed, the engine died, the kernel
@@ -23,163 +23,163 @@ FDO = "org.freedesktop.DBus.Error."
 OWN = "org.activation.Broker1.Error."
 
 
-class Outcome(Exception):  # noqa: N818 - it is the word for an expected result, not an error
+class DBusError(Exception):
     """An expected outcome; ``dbus_name`` is its D-Bus error name, ``str()`` its text."""
 
     dbus_name: ClassVar[str] = FDO + "Failed"
 
 
-class ServiceUnknown(Outcome):
+class ServiceUnknown(DBusError):
     """No descriptor provides the name."""
 
     dbus_name = FDO + "ServiceUnknown"
 
 
-class SpawnFailed(Outcome):
+class SpawnFailed(DBusError):
     """The service could not be started, or was stopped before it took its name."""
 
     dbus_name = FDO + "Spawn.Failed"
 
 
-class SpawnExecFailed(Outcome):
+class SpawnExecFailed(DBusError):
     """The kernel refused to execute the service's program."""
 
     dbus_name = FDO + "Spawn.ExecFailed"
 
 
-class SpawnFileInvalid(Outcome):
+class SpawnFileInvalid(DBusError):
     """The descriptor cannot be used to start anything."""
 
     dbus_name = FDO + "Spawn.FileInvalid"
 
 
-class SpawnChildExited(Outcome):
+class SpawnChildExited(DBusError):
     """The service exited before it took its name; the text has the status."""
 
     dbus_name = FDO + "Spawn.ChildExited"
 
 
-class SpawnChildSignaled(Outcome):
+class SpawnChildSignaled(DBusError):
     """A signal ended the service before it took its name; the text has the signal."""
 
     dbus_name = FDO + "Spawn.ChildSignaled"
 
 
-class TimedOut(Outcome):
+class TimedOut(DBusError):
     """The service did not take its name in time."""
 
     dbus_name = FDO + "TimedOut"
 
 
-class LimitsExceeded(Outcome):
+class LimitsExceeded(DBusError):
     """A limit of the system or of the broker was reached."""
 
     dbus_name = FDO + "LimitsExceeded"
 
 
-class InvalidArgs(Outcome):
+class InvalidArgs(DBusError):
     """An argument of a call is not valid; the text names it."""
 
     dbus_name = FDO + "InvalidArgs"
 
 
-class AccessDenied(Outcome):
+class AccessDenied(DBusError):
     """The caller is neither the broker's own user nor root."""
 
     dbus_name = FDO + "AccessDenied"
 
 
-class UnknownObject(Outcome):
+class UnknownObject(DBusError):
     """There is no object at the path."""
 
     dbus_name = FDO + "UnknownObject"
 
 
-class UnknownInterface(Outcome):
+class UnknownInterface(DBusError):
     """The object has no such interface."""
 
     dbus_name = FDO + "UnknownInterface"
 
 
-class UnknownMethod(Outcome):
+class UnknownMethod(DBusError):
     """The interface has no such method."""
 
     dbus_name = FDO + "UnknownMethod"
 
 
-class UnknownProperty(Outcome):
+class UnknownProperty(DBusError):
     """The interface has no such property."""
 
     dbus_name = FDO + "UnknownProperty"
 
 
-class PropertyReadOnly(Outcome):
+class PropertyReadOnly(DBusError):
     """The property cannot be set."""
 
     dbus_name = FDO + "PropertyReadOnly"
 
 
-class NoSuchProcess(Outcome):
+class NoSuchProcess(DBusError):
     """No process with this PID is, or was lately, the broker's."""
 
     dbus_name = OWN + "NoSuchProcess"
 
 
-class NotRunning(Outcome):
+class NotRunning(DBusError):
     """The service has no process of the broker's to stop or to signal."""
 
     dbus_name = OWN + "NotRunning"
 
 
-class NotCaptured(Outcome):
+class NotCaptured(DBusError):
     """The output of services goes elsewhere, and is not kept."""
 
     dbus_name = OWN + "NotCaptured"
 
 
-class StartLimitHit(Outcome):
+class StartLimitHit(DBusError):
     """The service failed too often in a short time and is not started for a while."""
 
     dbus_name = OWN + "StartLimitHit"
 
 
-class ShuttingDown(Outcome):
+class ShuttingDown(DBusError):
     """The broker is ending and starts nothing any more."""
 
     dbus_name = OWN + "ShuttingDown"
 
 
-class Disconnected(Outcome):
+class Disconnected(DBusError):
     """The peer closed the connection, or it was closed here, before an answer came."""
 
     dbus_name = FDO + "Disconnected"
 
 
-class NoBroker(Outcome):
+class NoBroker(DBusError):
     """There is no dbus-activator on the bus that was asked."""
 
     dbus_name = FDO + "ServiceUnknown"
 
 
-class ProxyDenied(Outcome):
+class ProxyDenied(DBusError):
     """A proxy between us and the bus, such as a sandbox's, did not let a call through."""
 
     dbus_name = FDO + "AccessDenied"
 
 
-class NoReply(Outcome):
+class NoReply(DBusError):
     """No answer came in the time that the caller gave."""
 
     dbus_name = FDO + "NoReply"
 
 
-class NotUnderstood(Outcome):
+class NotUnderstood(DBusError):
     """What came from the broker is not what its interface promises; the text says what."""
 
     dbus_name = FDO + "InconsistentMessage"
 
 
-class RemoteError(Outcome):
+class RemoteError(DBusError):
     """A peer answered a call with an error.
 
     ``name`` is the D-Bus name that it gave, ``sender`` who answered: the bus itself
@@ -192,7 +192,7 @@ class RemoteError(Outcome):
         self.sender = sender
 
 
-class DescriptorError(Outcome):
+class DescriptorError(DBusError):
     """A service file is broken: ``path``, ``line`` (from 1; 0 for the whole file), ``reason``."""
 
     dbus_name = FDO + "Spawn.FileInvalid"
@@ -204,11 +204,11 @@ class DescriptorError(Outcome):
         self.reason = reason
 
 
-class NotReloaded(Outcome):
+class NotReloaded(DBusError):
     """Descriptors cannot be read again now, or the bus cannot be told of them."""
 
 
-class Fault(Exception):  # noqa: N818 - see Outcome
+class Fault(Exception):
     """What the broker cannot go on after; ``exit_status`` is the program's."""
 
     exit_status: ClassVar[int] = 1

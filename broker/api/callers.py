@@ -7,7 +7,7 @@ import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
-from broker.errors import AccessDenied, Outcome
+from broker.errors import AccessDenied, DBusError
 
 if TYPE_CHECKING:
     from broker.bus.lasting import LastingConnection
@@ -40,7 +40,7 @@ class Callers:
         answer = self._answers[caller]
         try:
             (uid,) = await asyncio.shield(answer)
-        except Outcome as e:
+        except DBusError as e:
             if self._answers.get(caller) is answer:
                 del self._answers[caller]
             raise AccessDenied(f"the bus does not say who {caller} is: {e}") from e

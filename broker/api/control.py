@@ -156,7 +156,7 @@ class Control:
     # -- the activation environment --------------------------------------------
 
     def set_environment(self, assignments: Sequence[str], caller: str) -> None:
-        """Change the activation environment, or raise an Outcome and change nothing."""
+        """Change the activation environment, or raise a DBusError and change nothing."""
         changes = dict(env.parse_assignment(each) for each in assignments)
         self._change_environment(changes, f"SetEnvironment, called by {caller},")
 

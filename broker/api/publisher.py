@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from broker.api.control import Control
     from broker.bus.objects import Interface, ObjectServer
     from broker.core.log import Log
-    from broker.errors import Outcome
+    from broker.errors import DBusError
     from broker.services.units import Unit
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ class Publisher:
         if path in self._said:
             self._mark(path)
 
-    def activation_failed(self, unit: Unit, error: Outcome) -> None:
+    def activation_failed(self, unit: Unit, error: DBusError) -> None:
         """An activation has ended without the name."""
         service = unit.service
         details = {

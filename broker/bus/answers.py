@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.bus.driver import DRIVER, DRIVER_PATH
-from broker.errors import Outcome, RemoteError
+from broker.errors import DBusError, RemoteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ class Answers:
     # -- answers ---------------------------------------------------------------
 
     def expect(self, serial: int, on_reply: Callable[[Any], None], asked: str) -> None:
-        """Have the answer to a call, or the Outcome in its place, given to ``on_reply``.
+        """Have the answer to a call, or the DBusError in its place, given to ``on_reply``.
 
         Args:
             asked: the call's destination; empty for a peer.
@@ -75,7 +75,7 @@ class Answers:
         del self._pending[answer.reply_serial]
         pending.on_reply(_as_outcome(answer) if answer.error_name else answer)
 
-    def give_up(self, reason: Outcome) -> None:
+    def give_up(self, reason: DBusError) -> None:
         """There will be none: everyone who waits is told why."""
         pending, self._pending = self._pending, {}
         for each in pending.values():
@@ -100,7 +100,7 @@ class Answers:
                 self._unfollow(name)
 
         def on_owner(answer: Any) -> None:
-            if not isinstance(answer, Outcome):
+            if not isinstance(answer, DBusError):
                 self._note(name, answer.body[0])
 
         rule = (

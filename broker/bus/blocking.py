@@ -14,7 +14,7 @@ from broker.bus.answers import Answers
 from broker.bus.authentication import BEGIN, Authentication
 from broker.bus.driver import DRIVER, DRIVER_PATH
 from broker.bus.frames import Splitter
-from broker.errors import Disconnected, NoReply, Outcome
+from broker.errors import DBusError, Disconnected, NoReply
 
 if TYPE_CHECKING:
     import socket
@@ -40,7 +40,7 @@ class BlockingConnection:
         self._splitter = Splitter()
         self._serial = 0
         self._answers = Answers()
-        self._replies: dict[int, wire.Received | Outcome] = {}
+        self._replies: dict[int, wire.Received | DBusError] = {}
         self._heard: set[str] = set()
         self._signals: list[wire.Received] = []  # a deque would have collections imported
 
@@ -126,7 +126,7 @@ class BlockingConnection:
         return self._serial
 
     def _expect(self, serial: int, asked: str) -> None:
-        def on_reply(found: wire.Received | Outcome) -> None:
+        def on_reply(found: wire.Received | DBusError) -> None:
             self._replies[serial] = found
 
         self._answers.expect(serial, on_reply, asked)
@@ -156,7 +156,7 @@ class BlockingConnection:
     def answer(self, serial: int) -> wire.Received:
         """The answer that has arrived to a call; raises RemoteError."""
         found = self._replies.pop(serial)
-        if isinstance(found, Outcome):
+        if isinstance(found, DBusError):
             raise found
         return found
 

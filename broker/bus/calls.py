@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from broker.bus.answers import Answers
 from broker.bus.codec import Message, MessageFlag, of_bus
 from broker.core.printable import bounded
-from broker.errors import Disconnected, NoReply, Outcome
+from broker.errors import DBusError, Disconnected, NoReply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,7 +44,7 @@ class Calls(ABC):
         """What is sent within this context leaves at its end, by one system call."""
 
     def expect(
-        self, serial: int, on_reply: Callable[[Message | Outcome], None], asked: str | None = None
+        self, serial: int, on_reply: Callable[[Message | DBusError], None], asked: str | None = None
     ) -> None:
         """Have the answer to a call that was sent already given to ``on_reply``.
 
@@ -56,7 +56,7 @@ class Calls(ABC):
         else:
             self._answers.expect(serial, on_reply, asked or "")
 
-    def request(self, message: Message, on_reply: Callable[[Message | Outcome], None]) -> int:
+    def request(self, message: Message, on_reply: Callable[[Message | DBusError], None]) -> int:
         """Send a call; ``on_reply`` is called in the order in which answers arrive.
 
         That order matters: what the bus sent before an answer has been handled
@@ -120,9 +120,9 @@ class Calls(ABC):
 
     async def call_message(self, message: Message, *, timeout: float | None) -> list[Any]:  # noqa: ASYNC109
         """Like ``call``, with a message made by the caller."""
-        answer: asyncio.Future[Message | Outcome] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Message | DBusError] = asyncio.get_running_loop().create_future()
 
-        def on_reply(reply: Message | Outcome) -> None:
+        def on_reply(reply: Message | DBusError) -> None:
             if not answer.done():
                 answer.set_result(reply)
 
@@ -133,7 +133,7 @@ class Calls(ABC):
         finally:
             self.forget(serial)
         reply = answer.result()
-        if isinstance(reply, Outcome):
+        if isinstance(reply, DBusError):
             raise reply
         return cast("list[Any]", reply.body)
 
@@ -148,7 +148,9 @@ class Calls(ABC):
         """Call a method of the bus itself (``org.freedesktop.DBus``)."""
         return await self.call_message(of_bus(member, signature, body or []), timeout=timeout)
 
-    async def call_bus_each(self, member: str, arguments: Iterable[str]) -> list[Message | Outcome]:
+    async def call_bus_each(
+        self, member: str, arguments: Iterable[str]
+    ) -> list[Message | DBusError]:
         """Call a method of the bus with each argument, all before the first answer.
 
         Returns:
@@ -157,11 +159,11 @@ class Calls(ABC):
         Raises:
             NoReply: they did not all come in time.
         """
-        answers: list[Message | Outcome] = []
+        answers: list[Message | DBusError] = []
         calls = [of_bus(member, "s", [each]) for each in arguments]
         complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def on_reply(reply: Message | Outcome) -> None:
+        def on_reply(reply: Message | DBusError) -> None:
             answers.append(reply)
             if len(answers) == len(calls) and not complete.done():
                 complete.set_result(None)
@@ -181,13 +183,13 @@ class Calls(ABC):
         if not call.flags & MessageFlag.NO_REPLY_EXPECTED:
             self.send(Message.new_method_return(call, signature, body or []))
 
-    def reply_error(self, call: Message, error: Outcome) -> None:
+    def reply_error(self, call: Message, error: DBusError) -> None:
         """Answer a call with an error, unless its sender wants no answer."""
         if not call.flags & MessageFlag.NO_REPLY_EXPECTED:
             # It may quote what the caller has sent.
             self.send(Message.new_error(call, error.dbus_name, bounded(str(error))))
 
-    async def drain(self) -> None:
+    async def sync(self) -> None:
         """Return when the peer has taken, and answered, all that was sent before."""
         await self.call_bus("GetId")
 

@@ -64,7 +64,7 @@ class Connection(Calls, asyncio.BufferedProtocol):
             from within the event loop; it must not block. Without one, calls
             are answered with UnknownMethod.
         on_closed: called once, when the connection has ended for any reason.
-        on_caught_up: called whenever the peer was behind, and is not any more.
+        on_writable: called whenever the peer was behind, and is not any more.
         sift: gets the frames of one reading and returns those that are to be decoded.
     """
 
@@ -75,7 +75,7 @@ class Connection(Calls, asyncio.BufferedProtocol):
         self.largest = MAX_MESSAGE
         self.on_message: Callable[[Message], None] = self.refuse
         self.on_closed: Callable[[], None] = lambda: None
-        self.on_caught_up: Callable[[], None] = lambda: None
+        self.on_writable: Callable[[], None] = lambda: None
         self.sift: Callable[[Iterable[bytes]], Iterable[bytes]] = iter
         self._sock = sock
         self._pass_fds = pass_fds
@@ -87,8 +87,8 @@ class Connection(Calls, asyncio.BufferedProtocol):
         self._splitter = Splitter()
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._closing = False  # by us, not by the peer
-        self._caught_up = asyncio.Event()
-        self._caught_up.set()
+        self._writable = asyncio.Event()
+        self._writable.set()
         self._corked: bytearray | None = None
         self._serial = 0
 
@@ -184,7 +184,7 @@ class Connection(Calls, asyncio.BufferedProtocol):
         reason = Disconnected(f"the connection has ended: {exc or 'closed'}")
         if not self._ready.done():
             self._ready.set_exception(reason)
-        self._caught_up.set()
+        self._writable.set()
         self._answers.give_up(reason)
         if not self._gone.done():
             self._gone.set_result(None)
@@ -193,15 +193,15 @@ class Connection(Calls, asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The peer is behind: take no more work from it."""
         assert self._transport is not None
-        self._caught_up.clear()
+        self._writable.clear()
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The peer has caught up."""
         assert self._transport is not None
-        self._caught_up.set()
+        self._writable.set()
         self._transport.resume_reading()
-        self.on_caught_up()
+        self.on_writable()
 
     # -- reading ---------------------------------------------------------------
 
@@ -249,18 +249,18 @@ class Connection(Calls, asyncio.BufferedProtocol):
         return self._transport is None or self._transport.is_closing()
 
     @property
-    def behind(self) -> int:
+    def write_backlog(self) -> int:
         """Bytes that the peer has not taken yet."""
         return self._transport.get_write_buffer_size() if self._transport else 0
 
     @property
-    def is_caught_up(self) -> bool:
+    def is_writable(self) -> bool:
         """Whether no more waits to be written than the system takes soon."""
-        return self._caught_up.is_set()
+        return self._writable.is_set()
 
-    async def caught_up(self) -> None:
+    async def wait_writable(self) -> None:
         """Return when the peer is not behind, or has gone."""
-        await self._caught_up.wait()
+        await self._writable.wait()
 
     def send(self, message: Message) -> int:
         """Queue a message and return its serial; dropped if the connection has ended.
@@ -303,7 +303,7 @@ class Connection(Calls, asyncio.BufferedProtocol):
             Disconnected: the peer has gone, or does not read.
         """
         assert self._pass_fds
-        assert self.behind == 0
+        assert self.write_backlog == 0
         serial = message.serial = self._next_serial()
         message.unix_fds = list(fds)
         data = encode(message)

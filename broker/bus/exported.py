@@ -34,7 +34,7 @@ class Interface(ABC):
             caller: the unique name of the connection that calls.
 
         Raises:
-            Outcome: what the caller is told.
+            DBusError: what the caller is told.
             Broken: the session cannot go on. Anything else is a fault of ours, and costs
                 the caller alone.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
-from broker.errors import InvalidArgs, Outcome
+from broker.errors import DBusError, InvalidArgs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +16,7 @@ MAX_MESSAGE: Final = 1 << 27
 FIXED_HEADER: Final = 16
 
 
-class MalformedMessageError(Outcome):
+class MalformedMessageError(DBusError):
     """A frame does not hold a message that the specification allows."""
 
     dbus_name = InvalidArgs.dbus_name

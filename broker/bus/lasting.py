@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from broker.bus import address
 from broker.bus.calls import CALL_TIMEOUT
 from broker.bus.connection import TAKEN, Connection
-from broker.errors import Disconnected, NoReply, Outcome
+from broker.errors import DBusError, Disconnected, NoReply
 
 if TYPE_CHECKING:
     import socket
@@ -32,7 +32,7 @@ class LastingConnection:
 
     Args:
         name: what it is for, in the log.
-        take_up: called with each new connection, the first included; an Outcome, such as the
+        take_up: called with each new connection, the first included; a DBusError, such as the
             loss of the new connection, has it tried again with another one.
 
     Attributes:
@@ -65,7 +65,7 @@ class LastingConnection:
             timeout: in seconds.
 
         Raises:
-            Outcome: there is no connection, or it was not taken up.
+            DBusError: there is no connection, or it was not taken up.
         """
         self._where = where
         await self._connect(address.connect(where), timeout)
@@ -104,7 +104,7 @@ class LastingConnection:
         while True:
             try:
                 await self._connect(address.connect(self._where, timeout=0.0))
-            except Outcome as e:
+            except DBusError as e:
                 if delay == _LAST_DELAY and str(e) != reason:
                     reason = str(e)
                     log.warning("the bus closed our connection for %s: %s", self._name, reason)

@@ -15,7 +15,7 @@ from broker.bus import peek, wire
 from broker.bus.codec import MessageType, of_bus
 from broker.bus.driver import DRIVER, DRIVER_PATH, NAME_HAS_NO_OWNER
 from broker.bus.flips import PERIOD, Flips
-from broker.errors import Disconnected, Outcome, RemoteError
+from broker.errors import DBusError, Disconnected, RemoteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
@@ -102,7 +102,7 @@ class NameWatch:
         Without a connection, the next one does it.
 
         Raises:
-            Outcome: the bus refuses, or does not answer.
+            DBusError: the bus refuses, or does not answer.
         """
         new = set(names) - self._names
         for name in self._names.difference(names):
@@ -118,7 +118,7 @@ class NameWatch:
         connection is never heard of, but no question was answered meanwhile, either.
 
         Raises:
-            Outcome: the bus refuses, or has closed this connection as well.
+            DBusError: the bus refuses, or has closed this connection as well.
         """
         self._rules = set()
         connection.on_message = partial(self._on_message, connection)
@@ -153,7 +153,7 @@ class NameWatch:
                 rules = sorted(changed)
                 answers = await connection.call_bus_each(member, rules)
                 for rule, answer in zip(rules, answers, strict=True):
-                    if isinstance(answer, Outcome):
+                    if isinstance(answer, DBusError):
                         raise answer
                     self._rules ^= {rule}
 
@@ -207,7 +207,7 @@ class NameWatch:
     def ask(self, name: str, on_answer: Callable[[str], None]) -> None:
         """Ask who owns a name; all that the bus said before is told before the answer."""
 
-        def on_reply(reply: Message | Outcome) -> None:
+        def on_reply(reply: Message | DBusError) -> None:
             owner = _owner(reply)
             self._note(name, owner)  # for one that is muted, it is news
             self._add(name, _News(lambda: on_answer(owner)))
@@ -222,8 +222,8 @@ class NameWatch:
         There is no answer if the bus refuses, nor before there is a connection.
         """
 
-        def on_names(reply: Message | Outcome) -> None:
-            if isinstance(reply, Outcome):
+        def on_names(reply: Message | DBusError) -> None:
+            if isinstance(reply, DBusError):
                 log.warning("the bus does not list its names: %s", reply)
                 return
             (found,) = reply.body
@@ -231,7 +231,7 @@ class NameWatch:
             pids: list[int | None] = []
             wanted = min(len(names), _ASKED)
 
-            def on_pid(reply: Message | Outcome) -> None:
+            def on_pid(reply: Message | DBusError) -> None:
                 pids.append(_pid(reply))
                 if len(pids) == wanted:
                     on_answer(frozenset(pid for pid in pids if pid))
@@ -264,7 +264,7 @@ class NameWatch:
     def _ask_twice(self, synced: asyncio.Future[None]) -> None:
         """The first answer comes behind news of owners, the second behind those of their PIDs."""
 
-        def on_reply(_reply: Message | Outcome) -> None:
+        def on_reply(_reply: Message | DBusError) -> None:
             if self._news:
                 self._request(of_bus("GetId"), lambda _: synced.set_result(None), lost=again)
             else:
@@ -278,12 +278,12 @@ class NameWatch:
     def _request(
         self,
         question: Message,
-        on_reply: Callable[[Message | Outcome], None],
+        on_reply: Callable[[Message | DBusError], None],
         lost: Callable[[], None],
     ) -> None:
         """Ask the bus; ``lost`` is called once there is a new connection to ask again."""
 
-        def on_answer(reply: Message | Outcome) -> None:
+        def on_answer(reply: Message | DBusError) -> None:
             if isinstance(reply, Disconnected):
                 self._unanswered.append(lost)
             else:
@@ -355,7 +355,7 @@ class NameWatch:
         heard = asyncio.get_running_loop().time()
         news = _News()
 
-        def on_reply(reply: Message | Outcome) -> None:
+        def on_reply(reply: Message | DBusError) -> None:
             pid = _pid(reply)
             news.tell = lambda: self._acquired(name, owner, pid, heard)
             self._tell(name)
@@ -394,13 +394,13 @@ def _rule(key: str, value: str) -> str:
     )
 
 
-def _owner(reply: Message | Outcome) -> str:
+def _owner(reply: Message | DBusError) -> str:
     # The only error that there is says that nobody does.
-    return "" if isinstance(reply, Outcome) else str(reply.body[0])
+    return "" if isinstance(reply, DBusError) else str(reply.body[0])
 
 
-def _pid(reply: Message | Outcome) -> int | None:
-    if not isinstance(reply, Outcome):
+def _pid(reply: Message | DBusError) -> int | None:
+    if not isinstance(reply, DBusError):
         return int(reply.body[0])
     gone = isinstance(reply, RemoteError) and reply.name == NAME_HAS_NO_OWNER
     return None if gone else 0

@@ -19,9 +19,9 @@ from broker.bus.exported import Interface
 from broker.errors import (
     AccessDenied,
     Broken,
+    DBusError,
     InvalidArgs,
     LimitsExceeded,
-    Outcome,
     PropertyReadOnly,
     UnknownInterface,
     UnknownMethod,
@@ -160,7 +160,7 @@ class ObjectServer:
     @property
     def behind(self) -> bool:
         """Whether signals had better wait: the peer has not taken those before."""
-        return self.silent or not self._connection.is_caught_up
+        return self.silent or not self._connection.is_writable
 
     def together(self) -> AbstractContextManager[None]:
         """Signals within this context leave in one piece, at its end."""
@@ -225,7 +225,7 @@ class ObjectServer:
         try:
             found = self._find(call)
             caller = self._admit(call)
-        except Outcome as e:
+        except DBusError as e:
             connection.reply_error(call, e)
             return
         except Exception:
@@ -290,12 +290,12 @@ class ObjectServer:
             # a caller's first call waits for one call of each other caller, not for all.
             async with caller.turn, self._turn:
                 await asyncio.sleep(0)  # for those who came with it to stand in line
-                await connection.caught_up()
+                await connection.wait_writable()
             body = await work(call.member, call.body, call.sender)
             await self.before_reply()
             # Here, since results that are not of the XML's types are a fault as well.
             connection.reply(call, results, body)
-        except Outcome as e:
+        except DBusError as e:
             await self.before_reply()
             connection.reply_error(call, e)
 
@@ -433,7 +433,7 @@ async def _nothing() -> None:
 
 
 def _refuse(connection: Connection, call: Message) -> None:
-    connection.reply_error(call, Outcome(f"{call.member} failed in the broker"))
+    connection.reply_error(call, DBusError(f"{call.member} failed in the broker"))
 
 
 async def _everybody(_caller: str) -> None:

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.core.printable import printable
-from broker.errors import Fault, NoReply, Outcome, RemoteError
+from broker.errors import DBusError, Fault, NoReply, RemoteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ _LONGEST: Final = 8192
 _WRITE_ERRORS: Final = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Lines on standard error, which may be full or closed: then nobody can be told.
 
     Control characters of others do not reach the terminal. Not by print: what it could
@@ -61,23 +61,25 @@ def main() -> None:
     try:
         _run()
     except Fault as e:
-        complain(f"{PROGRAM}: {e}")
+        print_error(f"{PROGRAM}: {e}")
         sys.exit(e.exit_status)
-    except Outcome as e:
-        complain_of(str(e) or e.dbus_name)
+    except DBusError as e:
+        print_error_line(str(e) or e.dbus_name)
         sys.exit(_status(e))
     except ModuleNotFoundError as e:
         # ``python -m broker`` in a checkout, by a Python that it is not installed for.
         if e.name not in _DEPENDENCIES:
             raise
-        complain(f"{PROGRAM}: {sys.executable} has no module {e.name}: install us for it, by pip")
+        print_error(
+            f"{PROGRAM}: {sys.executable} has no module {e.name}: install us for it, by pip"
+        )
         sys.exit(_NOT_INSTALLED)
 
 
-def complain_of(text: str) -> None:
+def print_error_line(text: str) -> None:
     """One line on standard error about what others have sent or named."""
     line = printable(text)
-    complain(f"{PROGRAM}: {line if len(line) <= _LONGEST else line[:_LONGEST] + '…'}")
+    print_error(f"{PROGRAM}: {line if len(line) <= _LONGEST else line[:_LONGEST] + '…'}")
 
 
 def _open_streams() -> None:
@@ -135,7 +137,7 @@ def _command() -> Callable[..., Any]:
     return cli
 
 
-def _status(e: Outcome) -> int:
+def _status(e: DBusError) -> int:
     if isinstance(e, NoReply):
         return TIMED_OUT
     if isinstance(e, RemoteError):

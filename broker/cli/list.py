@@ -10,7 +10,7 @@ import click
 
 from broker.bus import address
 from broker.cli import PATIENCE, output, query, words
-from broker.client.client import Remote
+from broker.client.client import Client
 from broker.core.contract import SERVICE
 
 if TYPE_CHECKING:
@@ -68,10 +68,10 @@ def _select(
         commands: with the owners' command lines, which no table has room for.
 
     Raises:
-        Outcome: there is none to ask.
+        DBusError: there is none to ask.
     """
     bus = where if where is not None else address.default(os.environ)
-    with Remote.connect(bus, PATIENCE) as remote:
+    with Client.connect(bus, PATIENCE) as remote:
         (rows,) = remote.ask("ListServiceStates")
         services = [dict(zip(_KEYS, row, strict=True)) for row in rows]
         if flags:
@@ -82,7 +82,7 @@ def _select(
     return services
 
 
-def _add_owners(remote: Remote, services: Sequence[dict[str, Any]], name: str, none: Any) -> None:
+def _add_owners(remote: Client, services: Sequence[dict[str, Any]], name: str, none: Any) -> None:
     """A property of their owners; of who is not told of it, it is as of nobody."""
     active = [each for each in services if each["ActiveState"] == "active"]
     found = remote.get_each([each["Object"] for each in active], SERVICE, name)

@@ -6,14 +6,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from broker.cli import PATIENCE, PROGRAM, TIMED_OUT, complain, complain_of, output, query, words
+from broker.cli import (
+    PATIENCE,
+    PROGRAM,
+    TIMED_OUT,
+    output,
+    print_error,
+    print_error_line,
+    query,
+    words,
+)
 from broker.client.client import is_back
 from broker.errors import AccessDenied, NotCaptured, RemoteError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker.client.client import Remote
+    from broker.client.client import Client
 
 # The members of GetLog's structures; the first is consecutive in a service.
 _UINT_MAX: Final = 2**32 - 1
@@ -63,19 +72,19 @@ def command(
             _print(log.newest(count), as_json=as_json)
             for entries, dropped in log.more(deadline) if follow else ():
                 if dropped and not options["quiet"]:
-                    complain(f"{PROGRAM}: {dropped} lines were not kept")
+                    print_error(f"{PROGRAM}: {dropped} lines were not kept")
                 _print(entries, as_json=as_json)
     except KeyboardInterrupt:
         return
 
 
-def tail(remote: Remote, name: str, count: int) -> list[dict[str, Any]]:
+def tail(remote: Client, name: str, count: int) -> list[dict[str, Any]]:
     """The newest lines of a service; none where the broker keeps none, or not for us."""
     try:
         return _Log(remote, name).newest(count)
     except RemoteError as e:
         if e.name == AccessDenied.dbus_name:
-            complain_of(f"what {name} has written is not shown: {e}")
+            print_error_line(f"what {name} has written is not shown: {e}")
         elif e.name != NotCaptured.dbus_name and not query.is_unknown(e):
             raise
         return []
@@ -97,7 +106,7 @@ def _print(entries: list[dict[str, Any]], *, as_json: bool) -> None:
 class _Log:
     """A service's log, read on from where we are."""
 
-    def __init__(self, remote: Remote, name: str) -> None:
+    def __init__(self, remote: Client, name: str) -> None:
         self._remote = remote
         self._name = name
         self._path = ""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from broker.cli import PROGRAM, TIMED_OUT, complain, exits, output, query, words
+from broker.cli import PROGRAM, TIMED_OUT, exits, output, print_error, query, words
 from broker.client.client import is_back
 from broker.client.events import Reader
 from broker.core.printable import printable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from broker.bus.wire import Received
-    from broker.client.client import Remote
+    from broker.client.client import Client
 
 _COLOURS: Final = {"failed": "red", "active": "green", "exited": "dim"}
 
@@ -43,7 +43,7 @@ def command(
                 remote.ask("GetService", "s", name)  # says ServiceUnknown if it is
             reader = Reader(rows)
             if not options["quiet"]:
-                complain(f"{PROGRAM}: monitoring; Ctrl-C ends it")
+                print_error(f"{PROGRAM}: monitoring; Ctrl-C ends it")
             for signal in query.signals(remote, deadline):
                 for event in _events(remote, reader, signal):
                     if not names or event["Service"] in names:
@@ -55,7 +55,7 @@ def command(
         return
 
 
-def _events(remote: Remote, reader: Reader, signal: Received) -> Iterator[dict[str, Any]]:
+def _events(remote: Client, reader: Reader, signal: Received) -> Iterator[dict[str, Any]]:
     if not is_back(signal):
         return reader.events(signal)
     (rows,) = remote.ask("ListServiceStates")

@@ -12,7 +12,7 @@ import click
 from broker.catalog import busconfig
 from broker.catalog.busconfig import BusConfig
 from broker.catalog.catalog import Directory, standard_directories
-from broker.cli import PROGRAM, complain, numbers
+from broker.cli import PROGRAM, numbers, print_error
 from broker.engine import listen
 from broker.engine.base import Rules
 from broker.engine.choose import CHOICES
@@ -211,11 +211,11 @@ def environment() -> dict[str, str]:
 def log_to_stderr() -> None:
     """Diagnostics, one line each, with the program's name in front."""
     logging.basicConfig(
-        format=f"{PROGRAM}: %(message)s", level=logging.WARNING, handlers=[_Complaints()]
+        format=f"{PROGRAM}: %(message)s", level=logging.WARNING, handlers=[_StderrHandler()]
     )
 
 
-class _Complaints(logging.Handler):
+class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write it, if it can be written."""
-        complain(self.format(record))
+        print_error(self.format(record))

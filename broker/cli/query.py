@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from broker.bus import address
-from broker.cli import PATIENCE, complain_of, numbers, output
-from broker.errors import OWN, NoReply, Outcome, RemoteError, ServiceUnknown
+from broker.cli import PATIENCE, numbers, output, print_error_line
+from broker.errors import OWN, DBusError, NoReply, RemoteError, ServiceUnknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from broker.bus.wire import Received
-    from broker.client.client import Remote
+    from broker.client.client import Client
     from broker.client.snapshot import Snapshot
 
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -80,7 +80,7 @@ def complete_names(
     try:
         with connect(ctx.params.get("where"), _COMPLETION_PATIENCE) as remote:
             (services,) = remote.ask("ListServices")
-    except Outcome:
+    except DBusError:
         # Nothing can be said in the middle of somebody's command line.
         return []
     return [
@@ -97,7 +97,7 @@ def timeout_option(text: str) -> Callable[[F], F]:
 
 def connect(
     where: str | None, patience: float | None = PATIENCE, timeout: float | None = None
-) -> Remote:
+) -> Client:
     """A connection to the broker to ask.
 
     Args:
@@ -110,10 +110,10 @@ def connect(
         Disconnected: nobody listens there.
         NoReply: it does not answer in time.
     """
-    from broker.client.client import Remote  # noqa: PLC0415 - help and completion of options need none
+    from broker.client.client import Client  # noqa: PLC0415 - help and completion of options need none
 
     limit = None if timeout is None else time.monotonic() + max(timeout, _SHORTEST)
-    return Remote.connect(bus_address(where), patience, limit)
+    return Client.connect(bus_address(where), patience, limit)
 
 
 def end_of_wait(timeout: float | None) -> float | None:
@@ -146,13 +146,13 @@ def note_processes(snapshot: Snapshot) -> None:
     unknown = {pid for each in snapshot.services.values() for pid in each["PIDs"]} - recorded
     if unknown and tree.is_elsewhere(snapshot):
         pids = ", ".join(map(str, sorted(unknown)[:_NAMED])) + ", …" * (len(unknown) > _NAMED)
-        complain_of(f"not shown, since the broker's /proc is another than ours: {pids}")
+        print_error_line(f"not shown, since the broker's /proc is another than ours: {pids}")
 
 
 def note_withheld(what: str) -> None:
     """Say that something is not for us, such as "command lines are"."""
     whose = "for the broker's own user and root"
-    complain_of(f"{what} not shown: that is {whose}")
+    print_error_line(f"{what} not shown: that is {whose}")
 
 
 def json_mode(options: dict[str, Any]) -> str:
@@ -173,13 +173,13 @@ def print_json(value: Any, mode: str) -> None:
         print(json.dumps(value, separators=(",", ":"), default=bytes.hex))
 
 
-def signals(remote: Remote, deadline: float | None) -> Iterator[Received]:
+def signals(remote: Client, deadline: float | None) -> Iterator[Received]:
     """The broker's signals as they come, for as long as somebody reads our output.
 
     Args:
         deadline: on the monotonic clock, in seconds; None follows as long as the bus lives.
 
-    Raises: as ``Remote.signal``, and
+    Raises: as ``Client.signal``, and
         NoReply: the deadline is over.
         Disconnected: the bus has gone.
         SystemExit: the reader has, of whom we would hear only with the next line.
@@ -203,7 +203,7 @@ def signals(remote: Remote, deadline: float | None) -> Iterator[Received]:
             raise output.refused(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
 
 
-def call_each(remote: Remote, member: str, calls: list[tuple[Any, ...]]) -> None:
+def call_each(remote: Client, member: str, calls: list[tuple[Any, ...]]) -> None:
     """Call a method of the Manager several times at once; returns when all are answered.
 
     Args:
@@ -221,6 +221,6 @@ def call_each(remote: Remote, member: str, calls: list[tuple[Any, ...]]) -> None
             errors.append(e)
     errors.sort(key=is_unknown)
     for error in errors[:-1]:
-        complain_of(str(error))
+        print_error_line(str(error))
     if errors:
         raise errors[-1]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 import click
 
 from broker import __version__
-from broker.cli import PROGRAM, complain, numbers, options
+from broker.cli import PROGRAM, numbers, options, print_error
 from broker.core.exits import CLD_EXITED
 from broker.engine import listen
 from broker.errors import BadConfiguration, Fault
@@ -19,7 +19,7 @@ from broker.process.kernel import shortage_is_fault
 from broker.process.signals import open_standard_streams
 from broker.process.spawn import SpawnRefusedError
 from broker.session import report
-from broker.session.command import Ended, Patience, run
+from broker.session.command import Patience, SessionResult, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,7 +104,7 @@ def command(
         if json_report is not None:
             _write_report(json_report, argv, status, ended)
     except (Fault, SpawnRefusedError) as e:
-        complain(f"{PROGRAM}: {e}")
+        print_error(f"{PROGRAM}: {e}")
         sys.exit(OWN_FAILURE)
     except click.ClickException:
         raise
@@ -117,14 +117,14 @@ def command(
     sys.exit(status)
 
 
-def _status(ended: Ended, *, fail_on_leak: bool) -> int:
+def _status(ended: SessionResult, *, fail_on_leak: bool) -> int:
     """Our own exit status: the command's, unless that is 0 and hides a leak."""
     exit_ = ended.exit
     status = exit_.status if exit_.code == CLD_EXITED else 128 + exit_.status
     return LEAKED if not status and fail_on_leak and ended.leaks else status
 
 
-def _write_report(file: TextIO, argv: Sequence[str], status: int, ended: Ended) -> None:
+def _write_report(file: TextIO, argv: Sequence[str], status: int, ended: SessionResult) -> None:
     """One JSON document.
 
     The file was made empty before the bus was started: what cannot be written is refused
@@ -149,6 +149,6 @@ def _write_report(file: TextIO, argv: Sequence[str], status: int, ended: Ended) 
 def _print_leaks(leaks: Sequence[Leak]) -> None:
     many = f"{len(leaks)} process{'es' * (len(leaks) > 1)}"
     verb = "were" if len(leaks) > 1 else "was"
-    complain(f"{PROGRAM}: {many} outlived the command and {verb} killed")
+    print_error(f"{PROGRAM}: {many} outlived the command and {verb} killed")
     for leak in leaks:
-        complain(f"  {leak}")
+        print_error(f"  {leak}")

@@ -14,7 +14,7 @@ import click
 
 from broker.cli import numbers, options
 from broker.engine import listen
-from broker.errors import BadConfiguration, Outcome
+from broker.errors import BadConfiguration, DBusError
 from broker.process import kernel, sd_daemon, signals
 from broker.process.spawn import close_on_exec
 from broker.session.daemon import Daemon
@@ -218,7 +218,7 @@ def _has_ended(lifeline: int) -> bool:
 async def _reload(daemon: Daemon) -> None:
     try:
         await daemon.reload()
-    except Outcome as e:
+    except DBusError as e:
         log.error("not reloaded: %s", e)
 
 

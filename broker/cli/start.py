@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from broker.cli import TIMED_OUT, complain_of, query
+from broker.cli import TIMED_OUT, print_error_line, query
 from broker.errors import NoReply, RemoteError
 
 
@@ -56,6 +56,6 @@ def command(
         query.print_json(found, mode)
     else:
         for name, reason in failed.items():
-            complain_of(reason if name in reason else f"{name}: {reason}")
+            print_error_line(reason if name in reason else f"{name}: {reason}")
     if failed:
         sys.exit(TIMED_OUT if late == failed.keys() else 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from broker.cli import complain_of, exits, logs, output, query, tree, words
+from broker.cli import exits, logs, output, print_error_line, query, tree, words
 from broker.client.snapshot import activations
 from broker.core.printable import printable
 from broker.errors import NoSuchProcess, RemoteError
@@ -15,7 +15,7 @@ from broker.errors import NoSuchProcess, RemoteError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker.client.client import Remote
+    from broker.client.client import Client
     from broker.client.snapshot import Snapshot
 
 _LAST_LINES: Final = 10
@@ -56,7 +56,7 @@ def command(targets: tuple[str, ...], where: str | None, **options: Any) -> None
             except RemoteError as e:
                 if not query.is_unknown(e):
                     raise
-                complain_of(str(e))
+                print_error_line(str(e))
                 status = query.UNKNOWN
         snapshot = remote.snapshot()
         tails = {
@@ -80,7 +80,7 @@ def command(targets: tuple[str, ...], where: str | None, **options: Any) -> None
     sys.exit(status)
 
 
-def _paths(remote: Remote, target: str) -> list[str]:
+def _paths(remote: Client, target: str) -> list[str]:
     if target.isascii() and target.isdecimal():
         if int(target[:20]) > _LARGEST_PID:
             # More than the call can carry.
@@ -96,7 +96,7 @@ def _paths(remote: Remote, target: str) -> list[str]:
     return list(remote.ask("GetService", "s", target))
 
 
-def _owned_by(remote: Remote, pid: int) -> list[str]:
+def _owned_by(remote: Client, pid: int) -> list[str]:
     services = remote.snapshot().services
     return [path for path, each in services.items() if pid and each.get("OwnerPID") == pid]
 
@@ -193,7 +193,7 @@ def _log_lines(log: list[dict[str, Any]]) -> Iterator[str]:
 # -- the bus -----------------------------------------------------------------------------
 
 
-def _show_bus(remote: Remote, mode: str) -> None:
+def _show_bus(remote: Client, mode: str) -> None:
     about = remote.manager()
     if mode != "off":
         if not about["Environment"]:  # it has at least a PATH

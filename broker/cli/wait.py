@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from broker.cli import TIMED_OUT, complain_of, query
+from broker.cli import TIMED_OUT, print_error_line, query
 from broker.client.client import is_back
 from broker.core.contract import PROCESS, SERVICE
 from broker.core.exits import CLD_EXITED
@@ -15,7 +15,7 @@ from broker.errors import NoReply, RemoteError
 
 if TYPE_CHECKING:
     from broker.bus.wire import Received
-    from broker.client.client import Remote
+    from broker.client.client import Client
 
 
 @click.command("wait", short_help="Wait for a service's name, or for its end.")
@@ -59,13 +59,13 @@ def command(
                     watch.take(signal)
     except NoReply as e:
         if not options["quiet"]:
-            complain_of(f"{late}: {e}")
+            print_error_line(f"{late}: {e}")
         sys.exit(TIMED_OUT)
     if event == "exit":
         sys.exit(watch.status())
 
 
-def _look(remote: Remote, name: str) -> tuple[str, dict[str, Any]]:
+def _look(remote: Client, name: str) -> tuple[str, dict[str, Any]]:
     """A service's object and its properties."""
     (path,) = remote.ask("GetService", "s", name)
     return path, remote.get_all(path, SERVICE)
@@ -84,7 +84,7 @@ class _Watch:
         self._main = properties["ExecMainPID"]
         self._again = False
 
-    def look_again(self, remote: Remote, path: str, properties: dict[str, Any]) -> None:
+    def look_again(self, remote: Client, path: str, properties: dict[str, Any]) -> None:
         """Take the properties as they are after signals may have been missed."""
         self._path = path
         started_anew = properties["InvocationID"] != self._properties["InvocationID"]
@@ -132,7 +132,7 @@ class _Watch:
         if self._again:
             code, status = self._exits.get(self._main, (0, 0))
         if not code:
-            complain_of(
+            print_error_line(
                 f"process {self._main} was not the broker's own child: "
                 "its parent knows how it ended"
             )
@@ -140,7 +140,7 @@ class _Watch:
         return int(status) if code == CLD_EXITED else 128 + int(status)
 
 
-def _exit_of(remote: Remote, pid: int) -> tuple[int, int]:
+def _exit_of(remote: Client, pid: int) -> tuple[int, int]:
     """How a process ended; (0, 0) if the broker does not know."""
     try:
         (path,) = remote.ask("GetProcess", "u", pid)

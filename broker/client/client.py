@@ -39,7 +39,7 @@ _AT_ONCE: Final = 256
 RETURN: Final = 10.0
 
 
-class Remote:
+class Client:
     """A connection to a bus with a broker on it.
 
     Attributes:

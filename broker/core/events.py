@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from broker.core.clock import Instant
     from broker.core.exits import Exit, Result
-    from broker.errors import Outcome
+    from broker.errors import DBusError
 
 # Who waits for an activation: an engine's request or a caller of StartService.
 # The core only hands it back.
@@ -60,7 +60,7 @@ class SpawnRefused:
     After ``Spawned``: there is one, which could not execute the program, and is about to end.
     """
 
-    error: Outcome
+    error: DBusError
     result: Result
 
 
@@ -202,7 +202,7 @@ class FailActivation:
     """The name will not be owned: tell those who waited, and everybody, why."""
 
     tokens: tuple[Token, ...]
-    error: Outcome
+    error: DBusError
 
 
 @dataclass(frozen=True, slots=True)

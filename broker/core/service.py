@@ -70,7 +70,7 @@ class Service(Transitions):
         before = self.state
         if isinstance(event, ev.OwnerConfirmed):
             self.waiting.answered += 1
-            if not event.owner and not self.waiting.current:
+            if not event.owner and not self.waiting.up_to_date:
                 return []  # a newer question is on its way
         effects = TRANSITIONS[self.state, type(event)](self, event, now)
         self.waiting.asked += effects.count(ev.ConfirmOwner())

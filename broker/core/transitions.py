@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Final
 from broker.core import events as ev
 from broker.core import reasons
 from broker.core.clock import NEVER, Instant
-from broker.core.ends import End, Ends
 from broker.core.events import Effect, Event, OwnerKind, Timer
 from broker.core.exits import Exit, Result
 from broker.core.history import History
 from broker.core.main_process import MainProcess
+from broker.core.recent_exits import RecentExit, RecentExits
 from broker.core.state import Changes, State
 from broker.core.waiting import Waiting
 
 if TYPE_CHECKING:
     from broker.core.start_limit import StartLimit
-    from broker.errors import Outcome
+    from broker.errors import DBusError
 
 SIGKILL: Final = 9
 SIGTERM: Final = 15
@@ -64,7 +64,7 @@ class Transitions:
         self._sparing = False  # it is being ended for that, but for what serves somebody
         self._emptied = True  # no process of the newest activation is left
         self._all_gone = True  # no process of any activation is left
-        self._ends = Ends()
+        self._exits = RecentExits()
         self._closing = False
 
     @property
@@ -92,7 +92,7 @@ class Transitions:
         return self._go_on(now) if self._closing else []
 
     def _ask(self) -> list[Effect]:
-        return [ev.ConfirmOwner()] if self.waiting.unasked else []
+        return [ev.ConfirmOwner()] if self.waiting.needs_question else []
 
     def _go_on(self, now: Instant) -> list[Effect]:
         """For those who wait: ask if the name is thought owned, else start, if 6 and 7 allow."""
@@ -139,13 +139,17 @@ class Transitions:
         self._note_owner(event, now)
         heard_before = not event.pid and event.started.monotonic <= self._requested.monotonic
         if heard_before or not event.current:
-            self.waiting.doubt()
+            self.waiting.invalidate_answers()
             return self._ask()
         return self._take(now, sure=bool(event.pid))
 
     def _take(self, now: Instant, *, sure: bool) -> list[Effect]:
-        """End a start with the owner that is known, if that is no old news (rule 3)."""
-        if self._claim is None or not self.waiting.reached or not self._follow(self._claim):
+        """RecentExit a start with the owner that is known, if that is no old news (rule 3)."""
+        if (
+            self._claim is None
+            or not self.waiting.first_is_answered
+            or not self._follow(self._claim)
+        ):
             return []
         self.activation_usec = now.monotonic - self._requested.monotonic
         return [ev.CancelTimer(), *self._complete(sure=sure)]
@@ -179,7 +183,7 @@ class Transitions:
         # Without a PID it has gone; it was the main process, as far as anyone can say.
         main = (self.main.last_pid, self.main.started)
         who = (event.pid, event.started) if event.pid else main
-        end = self._ends.get(*who)
+        end = self._exits.get(*who)
         if end is None and self._all_gone:
             return self.state is State.START  # it was not ours to reap
         if end is not None and end.activation != self.activations:
@@ -224,7 +228,7 @@ class Transitions:
         if self._emptied and not self._handover_timeout:
             return True
         # While the first process lives it is the one to say whether what it left behind matters.
-        left_bad = not self.main.pid and any(self._ends.bad(self.activations))
+        left_bad = not self.main.pid and any(self._exits.bad(self.activations))
         return left_bad or not self.main.exit.zero
 
     def _main_exited(self, end: Exit, at: Instant, *, judge: bool) -> None:
@@ -241,8 +245,8 @@ class Transitions:
         if main:
             self._main_exited(event.exit, now, judge=judge)
         counts = event.current and not judge and not stopping
-        end = End(event.exit, now, self.activations if counts else 0)
-        self._ends.add(event.pid, event.started, end)
+        end = RecentExit(event.exit, now, self.activations if counts else 0)
+        self._exits.add(event.pid, event.started, end)
         return []
 
     def _exited_start(self, event: ev.ProcessExited, now: Instant) -> list[Effect]:
@@ -285,10 +289,10 @@ class Transitions:
         tokens = self.waiting.take_reached()
         return [ev.CompleteActivation(tokens, sure)] if tokens else []
 
-    def _refuse(self, error: Outcome) -> list[Effect]:
+    def _refuse(self, error: DBusError) -> list[Effect]:
         return [ev.FailActivation(self.waiting.take_all(), error)]
 
-    def _fail(self, error: Outcome, result: Result, now: Instant) -> list[Effect]:
+    def _fail(self, error: DBusError, result: Result, now: Instant) -> list[Effect]:
         self.result = result
         self.failures += 1
         self._failed = True
@@ -307,7 +311,7 @@ class Transitions:
         """With the end of a process: a bad one, if there was one."""
         if self.main.exit.zero:
             # The first process daemonized well; what it left behind may have ended badly.
-            for pid, started, end in self._ends.bad(self.activations):
+            for pid, started, end in self._exits.bad(self.activations):
                 self.main.become(pid, started)
                 self._main_exited(end.exit, end.at, judge=False)
         return self._fail(*reasons.ended(self.name, self.main.exit), now)
@@ -380,7 +384,7 @@ class Transitions:
 
     def _go_on_after_end(self, now: Instant) -> list[Effect]:
         if self.state in _OWNED_STATES:
-            self.waiting.doubt()  # no answer that is under way is to one of them
+            self.waiting.invalidate_answers()  # no answer that is under way is to one of them
         return self._go_on(now)
 
     def _close(self, event: ev.Closing, now: Instant) -> list[Effect]:

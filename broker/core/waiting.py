@@ -36,22 +36,22 @@ class Waiting:
         last = self._tokens[-1][1] if self._tokens else 0
         self._tokens.append((token, self.asked + 1 if ask else last))
 
-    def doubt(self) -> None:
+    def invalidate_answers(self) -> None:
         """What the bus has said may be old: all wait for a question that is still to be asked."""
         self._tokens = [(token, self.asked + 1) for token, _ in self._tokens]
 
     @property
-    def unasked(self) -> bool:
+    def needs_question(self) -> bool:
         """Whether somebody waits for a question that is still to be asked."""
         return bool(self._tokens) and self._tokens[-1][1] > self.asked
 
     @property
-    def current(self) -> bool:
+    def up_to_date(self) -> bool:
         """Whether the newest answer is one to the newest question."""
         return self.answered >= self.asked
 
     @property
-    def reached(self) -> bool:
+    def first_is_answered(self) -> bool:
         """Whether what the bus says now is news for the one who has waited longest."""
         return self._tokens[0][1] <= self.answered
 

@@ -9,8 +9,8 @@ from signal import SIGSEGV
 from typing import TYPE_CHECKING, Any
 
 from broker.cli import exits, tree
-from broker.client.client import Remote
-from broker.errors import NoReply, Outcome, RemoteError
+from broker.client.client import Client
+from broker.errors import DBusError, NoReply, RemoteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ def say(text: str = "") -> None:
 class Tour:
     """Calls services, and tells what the broker says about them."""
 
-    def __init__(self, broker: Remote) -> None:
+    def __init__(self, broker: Client) -> None:
         self._broker = broker
 
     def run(self) -> None:
@@ -109,9 +109,9 @@ class Tour:
 def main() -> None:
     """The tour, on the bus in the environment; a failure that is no part of it is one line."""
     try:
-        with Remote.connect(os.environ["DBUS_SESSION_BUS_ADDRESS"]) as broker:
+        with Client.connect(os.environ["DBUS_SESSION_BUS_ADDRESS"]) as broker:
             say(f"The bus: {broker.manager()['Engine']}")
             say()
             Tour(broker).run()
-    except Outcome as e:
+    except DBusError as e:
         sys.exit(f"dbus-activator: the tour cannot go on: {e}")

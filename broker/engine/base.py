@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from broker.core.events import Token
     from broker.core.processes import Process
     from broker.engine.listen import Listener
-    from broker.errors import Outcome
+    from broker.errors import DBusError
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class EngineEvents(Protocol):
         """A client updated the activation environment; nothing has checked it."""
 
     async def reload_requested(self) -> None:
-        """A client wants the configuration read again; Outcome: it was not."""
+        """A client wants the configuration read again; DBusError: it was not."""
 
     def engine_gone(self, reason: str) -> None:
         """The bus has ended, or does not talk to us any more."""
@@ -112,7 +112,7 @@ class Engine(ABC):
         self.version = ""
         self.names_now: Callable[[], Collection[str]] | None = None
         self._spawn = spawn
-        self._complaints: Complaints | None = None
+        self._complaints: EngineLog | None = None
 
     @property
     def largest_message(self) -> int:
@@ -138,7 +138,7 @@ class Engine(ABC):
         """Make exactly these names activatable; returns when the bus knows them."""
 
     @abstractmethod
-    def fail(self, name: str, token: Token, error: Outcome) -> None:
+    def fail(self, name: str, token: Token, error: DBusError) -> None:
         """Answer those who wait for the name with an error, as well as the bus can say it."""
 
     @abstractmethod
@@ -169,7 +169,7 @@ class Engine(ABC):
             raise
         finally:
             os.close(write)
-        self._complaints = Complaints(read, self.program)
+        self._complaints = EngineLog(read, self.program)
         return pid
 
     def _spawn_program(
@@ -232,7 +232,7 @@ def machine_id() -> str:
     return os.urandom(16).hex()
 
 
-class Complaints:
+class EngineLog:
     """The diagnostics of a bus, line by line into our log.
 
     Attributes:

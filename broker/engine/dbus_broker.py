@@ -19,9 +19,9 @@ from broker.bus.codec import Message, MessageType, Variant
 from broker.bus.connection import TAKEN, Connection
 from broker.engine.base import START_TIMEOUT, Engine
 from broker.errors import (
+    DBusError,
     EngineMissing,
     NoReply,
-    Outcome,
     RemoteError,
     ShuttingDown,
     SpawnExecFailed,
@@ -52,7 +52,7 @@ LISTENER: Final = "/org/bus1/DBus/Listener/0"
 
 # The reasons that it knows; another one ends the bus. Each gives the caller one
 # fixed text, so the nearest is chosen, and ours is on our own interface.
-_REASONS: Final[dict[type[Outcome], str]] = {
+_REASONS: Final[dict[type[DBusError], str]] = {
     ShuttingDown: "DestructiveTransaction",
     SpawnFileInvalid: "UnknownUnit",
     SpawnExecFailed: "InvalidUnit",
@@ -62,7 +62,7 @@ _REASONS: Final[dict[type[Outcome], str]] = {
 _OTHER_REASON: Final = "UnitFailure"
 
 
-def reason(outcome: type[Outcome]) -> str:
+def reason(outcome: type[DBusError]) -> str:
     """The reason that stands for an outcome."""
     return f"{BUS}Name.Error.{_REASONS.get(outcome, _OTHER_REASON)}"
 
@@ -92,7 +92,7 @@ def policy(version: int, uid: int) -> Variant:
     return Variant(_POLICY_30, value)
 
 
-class _InvalidConfig(Outcome):
+class _InvalidConfig(DBusError):
     """The one error that is taken in answer to ReloadConfig; its text is dropped."""
 
     dbus_name = f"{BUS}Controller.Error.InvalidConfig"
@@ -171,7 +171,7 @@ class DBusBroker(Engine):
             self._link.on_closed = self._on_closed
             await self.set_names(names)
             await self._add_listener(listening)
-        except Outcome as e:
+        except DBusError as e:
             raise await self._failed(f"does not take us for its controller: {e}") from e
         finally:
             if self.settings.listener.sock is None:
@@ -188,7 +188,7 @@ class DBusBroker(Engine):
         return number
 
     async def _add_listener(self, listening: socket.socket) -> None:
-        answer: asyncio.Future[Message | Outcome] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Message | DBusError] = asyncio.get_running_loop().create_future()
         message = _call(
             BROKER, "Broker", "AddListener", "ohv", [LISTENER, 0, policy(self._number, os.getuid())]
         )
@@ -199,7 +199,7 @@ class DBusBroker(Engine):
                 reply = await answer
         except TimeoutError:
             raise NoReply(f"no answer to AddListener within {START_TIMEOUT:g} s") from None
-        if isinstance(reply, Outcome):
+        if isinstance(reply, DBusError):
             raise reply
 
     async def set_names(self, names: Collection[str]) -> None:
@@ -228,14 +228,14 @@ class DBusBroker(Engine):
         message = _call(path, interface, member, signature, body or [])
         return await self._controller.call_message(message, timeout=START_TIMEOUT)
 
-    def fail(self, name: str, token: Token, error: Outcome) -> None:
+    def fail(self, name: str, token: Token, error: DBusError) -> None:
         """Name.Reset; one for an activation that is over does nothing."""
         path = self._names.get(name)
         if path is None:
             return  # released in the meantime, which failed it as well
         message = _call(path, "Name", "Reset", "ts", [token, reason(type(error))])
 
-        def on_reply(reply: Message | Outcome) -> None:
+        def on_reply(reply: Message | DBusError) -> None:
             if isinstance(reply, RemoteError):
                 log.error("dbus-broker refuses the end of %s's activation: %s", name, reply.name)
 
@@ -289,7 +289,7 @@ class DBusBroker(Engine):
     async def _reload(self, call: Message) -> None:
         try:
             await self.events.reload_requested()
-        except Outcome as e:
+        except DBusError as e:
             if not isinstance(e, ShuttingDown):  # then nobody needs it any more
                 log.error("the configuration was not reloaded: %s", e)
             self._controller.reply_error(call, _InvalidConfig())

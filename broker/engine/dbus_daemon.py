@@ -32,9 +32,9 @@ from broker.engine.base import START_TIMEOUT, Engine, read_pipe
 from broker.engine.listen import private_directory
 from broker.errors import (
     BadConfiguration,
+    DBusError,
     EngineFailed,
     NotReloaded,
-    Outcome,
     ShuttingDown,
     UnknownMethod,
     UnknownObject,
@@ -230,7 +230,7 @@ class DBusDaemon(Engine):
         link = LastingConnection("activations", self._take_systemd)
         try:
             await link.open(printed.strip(), timeout=START_TIMEOUT)
-        except Outcome as e:
+        except DBusError as e:
             raise await self._failed(f"does not hand activations over: {e}") from e
         self._link = link
         self._gate = Gate(self._gated, daemon_config.GATE, self._on_reading, self._not_gated)
@@ -346,7 +346,7 @@ class DBusDaemon(Engine):
         fits = len(f"{name}.service{_UNFINISHED}") <= _NAME_MAX
         return os.path.join(self._services, f"{name if fits else next(self._count)}.service")
 
-    def fail(self, name: str, token: Token, error: Outcome) -> None:
+    def fail(self, name: str, token: Token, error: DBusError) -> None:
         """ActivationFailure, with the error that the callers get."""
         del token  # it has no serials: a name is either wanted or not
         failure = Message(
@@ -416,13 +416,13 @@ class DBusDaemon(Engine):
                 await self.events.reload_requested()
             except ShuttingDown:
                 pass  # nobody needs it any more
-            except Outcome as e:
+            except DBusError as e:
                 log.warning("the configuration was not reloaded: %s", e)
 
 
 def _refuse(link: Connection, call: Message) -> None:
     """A client that looks for systemd here is told at once that it is none."""
-    error: Outcome = UnknownObject("systemd is not running on this bus")
+    error: DBusError = UnknownObject("systemd is not running on this bus")
     if call.path == SYSTEMD_PATH:
         error = UnknownMethod(f"{SYSTEMD} is only here to be handed activations")
     link.reply_error(call, error)

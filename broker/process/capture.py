@@ -110,7 +110,7 @@ class Capture:
         self._readable.register(read, select.EPOLLIN)
         return both
 
-    def drain(self, log: Log) -> None:
+    def read_all(self, log: Log) -> None:
         """Read all that has been written so far."""
         # As many as there are: Python asks for 1023 unless told.
         for fd, _ in self._readable.poll(0, len(self._pipes) or 1):

@@ -99,7 +99,7 @@ class Cgroups:
 
     def _move(self, path: str) -> None:
         # os.open and os.write: a file object's buffer would hide the kernel's refusal.
-        with spare.room():
+        with spare.borrowed():
             fd = os.open(f"{self._mount}{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
             try:
                 os.write(fd, b"0")
@@ -136,7 +136,7 @@ class Cgroups:
         """Remove the directory of an activation that has ended."""
         if self._mount is None or path == self.current:
             return
-        with spare.room():
+        with spare.borrowed():
             for directory, _, _ in os.walk(self._mount + path, topdown=False):
                 try:
                     os.rmdir(directory)

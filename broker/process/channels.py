@@ -55,7 +55,7 @@ class Channels:
     def held(self, pid: int) -> frozenset[End]:
         """The ends that a process holds; none if it has gone, or is not ours to look at."""
         if pid not in self._held:
-            with spare.room():
+            with spare.borrowed():
                 self._held[pid] = frozenset(self._read(pid))
         return self._held[pid]
 
@@ -64,7 +64,7 @@ class Channels:
         if end.kind != "socket":
             return End(_OTHERS[end.kind], end.inode)
         if self._peers is None:
-            with spare.room():
+            with spare.borrowed():
                 self._peers = dict(itertools.islice(_peers(), _MOST))
         peer = self._peers.get(end.inode)
         return End("socket", peer) if peer else None

@@ -183,7 +183,7 @@ def _detach(kept: set[int], *, silent: bool) -> None:
     kernel.set_name(NAME)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_IGN)
-    spare.let_go()
+    spare.release()
     # Whoever reads from a pipe of the broker's must see its end.
     _let_go_of(0, 1, *((2,) if silent else ()))
     for name in os.listdir("/proc/self/fd"):

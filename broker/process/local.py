@@ -151,7 +151,7 @@ def _with_room(look: Callable[[], bool]) -> bool:
     except UnicodeEncodeError:
         return True  # no path of the system's, and refused before the kernel sees it
     try:
-        with spare.room(), spare.room():
+        with spare.borrowed(), spare.borrowed():
             _update()
             return look()
     except OSError:

@@ -59,7 +59,7 @@ def read(path: str, most: int = sys.maxsize) -> bytes | None:
     except OSError as e:
         if e.errno not in spare.FULL:
             return None
-    with spare.room(), contextlib.suppress(OSError):
+    with spare.borrowed(), contextlib.suppress(OSError):
         return _read(path, most)
     return None
 
@@ -83,7 +83,7 @@ def _names(directory: str) -> list[str]:
     except OSError as e:
         if e.errno not in spare.FULL:
             return []
-    with spare.room(), contextlib.suppress(OSError):
+    with spare.borrowed(), contextlib.suppress(OSError):
         return os.listdir(directory)
     return []
 

@@ -93,7 +93,7 @@ def reap(identify: Callable[[int], None], on_death: Callable[[Death], None]) -> 
     return False
 
 
-def honest(usage: Usage, process: Process) -> Usage:
+def without_inherited_peak(usage: Usage, process: Process) -> Usage:
     """Without a peak memory that is our own.
 
     posix_spawn's child runs on our memory until it executes, and the kernel

@@ -24,20 +24,20 @@ _COUNT: Final = 3
 _held: list[int] = []
 
 
-def hold() -> None:
+def reserve() -> None:
     """Take the places; raises OSError if they cannot be had even now."""
     while len(_held) < _COUNT:
         _held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
-def let_go() -> None:
+def release() -> None:
     """Give the places up for good."""
     while _held:
         os.close(_held.pop())
 
 
 @contextlib.contextmanager
-def room() -> Iterator[None]:
+def borrowed() -> Iterator[None]:
     """One place more, within; for us alone, since we are one thread."""
     lent = bool(_held)
     if lent:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from broker.core import environment
 from broker.core.exits import Result
 from broker.core.printable import bounded
-from broker.errors import KernelRefused, LimitsExceeded, Outcome, SpawnExecFailed, SpawnFailed
+from broker.errors import DBusError, KernelRefused, LimitsExceeded, SpawnExecFailed, SpawnFailed
 from broker.process.forked import fork, let_go, reset
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Program:
 class SpawnRefusedError(Exception):
     """There is no process: the outcome for those who wait, and the Result that it means."""
 
-    def __init__(self, error: Outcome, result: Result) -> None:
+    def __init__(self, error: DBusError, result: Result) -> None:
         super().__init__(str(error))
         self.error = error
         self.result = result

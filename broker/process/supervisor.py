@@ -70,7 +70,7 @@ class Supervisor:
             KernelRefused: the system does not let us reap.
         """
         reaper.check()
-        spare.hold()
+        spare.reserve()
         local.begin()
         self._activations.cgroups.begin()
 
@@ -278,7 +278,7 @@ class Supervisor:
             self._inherited.reaped(death.pid)
             return
         self._emptied.note_death(process.activation, process.service)
-        usage = reaper.honest(death.usage, process)
+        usage = reaper.without_inherited_peak(death.usage, process)
         self._events.process_exited(*self.processes.end(death.pid, death.exit, usage, clock.now()))
 
     async def until(self, predicate: Callable[[], bool], timeout: float | None) -> bool:  # noqa: ASYNC109
@@ -378,7 +378,7 @@ class Supervisor:
             # Our own child: its PID is its own until we reap it.
             os.kill(pid, number)
             return
-        with spare.room(), killer.held(pid) as send:
+        with spare.borrowed(), killer.held(pid) as send:
             # The PID may have been given to somebody else since it was listed; the
             # descriptor holds whoever has it now, so now is the time to look. Its
             # parent may have ended since, and left it to us.
@@ -392,5 +392,5 @@ class Supervisor:
         self._starts.close()
         self.parts.close()
         self._activations.close()
-        spare.let_go()
+        spare.release()
         self._guardian.end()

@@ -22,8 +22,8 @@ from broker.core.printable import quoted
 from broker.core.state import State
 from broker.errors import (
     Broken,
+    DBusError,
     NotCaptured,
-    Outcome,
     ServiceUnknown,
     SpawnFileInvalid,
     StartLimitHit,
@@ -69,7 +69,7 @@ class ServiceNews(Protocol):
     def process_forgotten(self, process: Process) -> None:
         """The record of an ended process is dropped."""
 
-    def activation_failed(self, unit: Unit, error: Outcome) -> None:
+    def activation_failed(self, unit: Unit, error: DBusError) -> None:
         """An activation has ended without the name."""
 
     def log_appended(self, log: Log) -> None:
@@ -191,7 +191,7 @@ class Activator:
         """Activate a service; returns when its name is owned.
 
         Raises:
-            Outcome: the reason why it will not be.
+            DBusError: the reason why it will not be.
         """
         done: asyncio.Future[None] = self._loop.create_future()
         self.handle(unit, ev.Requested(done))
@@ -221,7 +221,7 @@ class Activator:
 
     def _drain(self, unit: Unit) -> None:
         if self._capture is not None and unit.log is not None:
-            self._capture.drain(unit.log)
+            self._capture.read_all(unit.log)
 
     async def close(self) -> None:
         """Start nothing any more, and end every process of every service."""
@@ -320,7 +320,7 @@ class Activator:
             for token in _requests(tokens):
                 self._engine.dismiss(unit.service.name, token)
 
-    def _fail(self, unit: Unit, tokens: tuple[Token, ...], error: Outcome) -> None:
+    def _fail(self, unit: Unit, tokens: tuple[Token, ...], error: DBusError) -> None:
         name = unit.service.name
         if unit.log is not None:
             # What it wrote before it died is in the pipe since then.
@@ -416,7 +416,7 @@ def own_users() -> frozenset[str]:
     return frozenset(names)
 
 
-def _say_failed(unit: Unit, error: Outcome) -> None:
+def _say_failed(unit: Unit, error: DBusError) -> None:
     # A closed gate is said once: it is shut in the face of thousands where a client
     # insists, and each line would wait for the reader of our log.
     refused = isinstance(error, StartLimitHit)

@@ -34,7 +34,7 @@ _DROPPED: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class SessionResult:
     """How a session ended: the command's exit, what outlived it, and what it was like then.
 
     Attributes:
@@ -59,7 +59,7 @@ class Patience:
     ignored: Sequence[str] = ()
 
 
-def run(config: Config, argv: Sequence[str], patience: Patience) -> Ended:
+def run(config: Config, argv: Sequence[str], patience: Patience) -> SessionResult:
     """Run a command in a session; when this returns, nothing of it is left.
 
     Raises:
@@ -91,7 +91,7 @@ class _Session:
         self._fds = fds
         self._patience = patience
 
-    async def run(self) -> Ended:
+    async def run(self) -> SessionResult:
         async with Daemon.open(self._config) as self._daemon:
             supervisor, stop_timeout = self._daemon.supervisor, self._config.limits.stop_timeout
             with closing(Passing(supervisor, stop_timeout)) as signals:
@@ -111,7 +111,7 @@ class _Session:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
 
-    async def _run_command(self, signals: Passing) -> Ended:
+    async def _run_command(self, signals: Passing) -> SessionResult:
         daemon = self._daemon
         loop = asyncio.get_running_loop()
         refused: asyncio.Future[SpawnRefusedError] = loop.create_future()
@@ -133,10 +133,10 @@ class _Session:
         # This also brings all news of names: a service that has served is not starting.
         return self._ended(process.exit, await self._leaks(self._patience, signals.hurried))
 
-    def _ended(self, exit_: Exit, left: Sequence[Leak]) -> Ended:
+    def _ended(self, exit_: Exit, left: Sequence[Leak]) -> SessionResult:
         daemon = self._daemon
         about = report.of_session(daemon.units.values(), daemon.supervisor.processes)
-        return Ended(exit_, left, about)
+        return SessionResult(exit_, left, about)
 
     async def _leaks(self, patience: Patience, hurried: asyncio.Event) -> Sequence[Leak]:
         """What outlives the command by the grace, or until somebody sends us a signal."""

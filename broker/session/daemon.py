@@ -19,11 +19,11 @@ from broker.engine.base import EngineSettings, machine_id
 from broker.engine.choose import choose
 from broker.errors import (
     Broken,
+    DBusError,
     EngineFailed,
     Fault,
     KernelRefused,
     NotReloaded,
-    Outcome,
 )
 from broker.process import kernel
 from broker.process.supervisor import Supervisor
@@ -31,7 +31,7 @@ from broker.services import leaks
 from broker.services.activator import Activator, own_users
 from broker.session.presence import NAMES_TIMEOUT, VERDICT_TIMEOUT, Presence
 from broker.session.reloading import Reloading
-from broker.session.shutdown import ENGINE_STOP_TIMEOUT, Ending
+from broker.session.shutdown import ENGINE_STOP_TIMEOUT, Shutdown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
@@ -128,7 +128,7 @@ class Daemon:
         )
         self._publisher = self._presence.publisher
         self._activator.connect(self._engine, self._presence.names, self._publisher)
-        self._ending = Ending(
+        self._shutdown = Shutdown(
             self.supervisor, self._activator, self._engine, config.limits.stop_timeout
         )
 
@@ -171,7 +171,7 @@ class Daemon:
             self._control.engine_version = self._engine.version
             self._control.bus_address = self.bus_address
             await self._presence.serve(listening)
-        except Outcome as e:
+        except DBusError as e:
             raise EngineFailed(f"{self._engine.version} does not serve us: {e}") from e
         self._reloading.open()
         early, self._early = self._early, None
@@ -211,12 +211,12 @@ class Daemon:
         self._closing = True
         self._reloading.stop()
         self.supervisor.parts.kill_all()
-        await self._ending.stop_processes()
+        await self._shutdown.stop_processes()
         if not self._stopped_services.done():
             self._stopped_services.set_result(None)
         await self._presence.finish(self._exit_callers, ENGINE_STOP_TIMEOUT)
         self._presence.close()
-        await self._ending.stop_engine()
+        await self._shutdown.stop_engine()
         self._activator.close_logs()
         self._reloading.close()
         self._loop.remove_reader(self._signal_fd)

@@ -15,7 +15,7 @@ from broker.bus.driver import DO_NOT_QUEUE, PRIMARY_OWNER
 from broker.bus.lasting import LastingConnection
 from broker.bus.names import NameWatch
 from broker.bus.objects import ObjectServer
-from broker.errors import EngineFailed, Outcome
+from broker.errors import DBusError, EngineFailed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -83,7 +83,7 @@ class Presence:
             its GUID.
 
         Raises:
-            Outcome: the bus does not take us.
+            DBusError: the bus does not take us.
         """
         await self.names.watch(names)
         await self._watching.open(where)
@@ -93,7 +93,7 @@ class Presence:
         """Own our name, with an object for each service and process.
 
         Raises:
-            Outcome: the bus does not take us.
+            DBusError: the bus does not take us.
             EngineFailed: somebody else owns our name.
         """
         await self._serving.open(where)
@@ -103,7 +103,7 @@ class Presence:
         connection.largest = self._largest
         connection.on_message = self._server.handle
         connection.sift = self._server.sift
-        connection.on_caught_up = self.publisher.flush
+        connection.on_writable = self.publisher.flush
         # Queued for, once it was ours: anybody could take it in the moment without us.
         owned = await _request_name(connection, 0 if self._opened else DO_NOT_QUEUE)
         if not self._opened:
@@ -143,7 +143,7 @@ class Presence:
             if await within(seconds, asking):
                 return asking.result()
             log.warning("the bus does not say in time who is connected")
-        except Outcome as e:
+        except DBusError as e:
             log.warning("the bus does not say who is connected: %s", e)
         finally:
             asking.cancel()
@@ -157,7 +157,7 @@ class Presence:
             name: answer.body[0]
             for name, answer in zip(names, answers, strict=True)
             # An error of one that has left meanwhile, or is in another PID namespace.
-            if not isinstance(answer, Outcome)
+            if not isinstance(answer, DBusError)
         }
 
     async def finish(self, last_callers: Iterable[str], seconds: float) -> None:
@@ -177,10 +177,10 @@ class Presence:
     async def _deliver(self, callers: Iterable[str]) -> None:
         """A Ping comes behind the answer: a caller that takes it has taken the answer, too."""
         connection = self._serving.connection
-        with contextlib.suppress(Outcome):
-            await connection.drain()
+        with contextlib.suppress(DBusError):
+            await connection.sync()
         for caller in callers:
-            with contextlib.suppress(Outcome):
+            with contextlib.suppress(DBusError):
                 await connection.call(caller, "/", "org.freedesktop.DBus.Peer", "Ping")
 
     def close(self) -> None:

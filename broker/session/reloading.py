@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Protocol
 
-from broker.errors import Disconnected, NotReloaded, Outcome, ShuttingDown
+from broker.errors import DBusError, Disconnected, NotReloaded, ShuttingDown
 from broker.session.loading import Loader
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Reloading:
         except (ShuttingDown, Disconnected):
             # The end of the bus is said by others; one that lives has seen the files for it.
             pass
-        except Outcome as e:
+        except DBusError as e:
             log.warning("the descriptors were not read again: %s", e)
 
     def _take(self, catalog: Catalog) -> None:

@@ -26,7 +26,7 @@ ENGINE_STOP_TIMEOUT: Final = 2.0
 KILL_ROUNDS: Final = 250
 
 
-class Ending:
+class Shutdown:
     """Ends what is there, in its order.
 
     Args:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.client.client import Remote
+from broker.client.client import Client
 from broker.errors import RemoteError
 
 
-class Asked(Remote):
-    """As Remote; the text of a RemoteError begins with its D-Bus name.
+class Asked(Client):
+    """As Client; the text of a RemoteError begins with its D-Bus name.
 
     A failed test shows nothing else of it.
     """

@@ -13,7 +13,7 @@ from broker.catalog import catalog, descriptor
 from broker.catalog.names import taken_with
 from broker.client.client import is_back
 from broker.client.events import Reader
-from broker.errors import DescriptorError, NoReply, Outcome, RemoteError, ServiceUnknown
+from broker.errors import DBusError, DescriptorError, NoReply, RemoteError, ServiceUnknown
 from broker.testing import calls, command, faulty, inline, survivors
 from broker.testing.asked import Asked, named
 from broker.testing.events import Event, typed
@@ -24,7 +24,7 @@ from broker.testing.survivors import Survivors
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from broker.client.client import Remote
+    from broker.client.client import Client
     from broker.client.snapshot import Snapshot
     from broker.testing.settings import Settings
     from broker.testing.survivors import Survivor
@@ -52,7 +52,7 @@ class Bus:
     """
 
     def __init__(
-        self, name: str, settings: Settings, host: Host, remote: Remote, node: Any
+        self, name: str, settings: Settings, host: Host, remote: Client, node: Any
     ) -> None:
         self.name = name
         self.settings = settings
@@ -408,7 +408,7 @@ class Bus:
         """Everything as it is now, or was at the end: services, processes, logs, news.
 
         Raises:
-            Outcome: the broker does not say.
+            DBusError: the broker does not say.
         """
         if not self.closed:
             self.last = self.remote.snapshot()
@@ -430,7 +430,7 @@ class Bus:
         try:
             self.survivors = self.leaks(self.settings.leak_grace)
             self.look()
-        except Outcome as e:
+        except DBusError as e:
             problem = f"the broker cannot be asked any more: {e}"
             if self._host.status is not None:
                 problem += f" (it has ended with status {self._host.status})"

@@ -50,7 +50,7 @@ def opened(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, chosen: dict[str, Any]
 ) -> Iterator[Bus]:
     """A bus, and after it what became of its processes."""
-    from broker.errors import Fault, Outcome  # noqa: PLC0415 - see the package
+    from broker.errors import DBusError, Fault  # noqa: PLC0415 - see the package
     from broker.testing.bus import Bus  # noqa: PLC0415
     from broker.testing.survivors import LeakWarning, text  # noqa: PLC0415
 
@@ -59,7 +59,7 @@ def opened(
     directory = tmp_path_factory.mktemp(name)
     try:
         bus = Bus.open(name, wanted, directory, root=request.config.rootpath, node=request.node)
-    except (Fault, Outcome) as e:
+    except (Fault, DBusError) as e:
         pytest.fail(f"{name}: {e}", pytrace=False)
     request.config.stash[OPEN].append(bus)
     try:

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from broker.core.printable import KEPT, printable
-from broker.errors import Outcome
+from broker.errors import DBusError
 from broker.testing import survivors
 from broker.testing.service import ended, how, of_snapshot
 
@@ -28,7 +28,7 @@ def sections(bus: Bus, test: str) -> list[tuple[str, str]]:
     """Titles and texts for a report of pytest's."""
     try:
         snapshot = bus.look()
-    except Outcome as e:
+    except DBusError as e:
         return [(f"{bus.name}: no answer", f"{e}\n{bus.complaints}".strip())]
     found = [(f"{bus.name}: services", "\n".join(_services(bus, snapshot)))]
     if bus.news:

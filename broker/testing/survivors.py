@@ -15,7 +15,7 @@ from broker.services.leaks import Leak, state_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from broker.client.client import Remote
+    from broker.client.client import Client
 
 
 class LeakWarning(UserWarning):
@@ -33,7 +33,7 @@ class Survivors:
         ignored: patterns of programs (``Leak.matches``).
     """
 
-    def __init__(self, remote: Remote, ignored: Sequence[str]) -> None:
+    def __init__(self, remote: Client, ignored: Sequence[str]) -> None:
         self._remote = remote
         self._ignored = ignored
         self._ended: list[Survivor] = []
@@ -46,7 +46,7 @@ class Survivors:
         """Every leak that is there for longer than ``grace`` seconds.
 
         Raises:
-            Outcome: the broker does not say.
+            DBusError: the broker does not say.
         """
         deadline = time.monotonic() + grace
         while True:
@@ -74,7 +74,7 @@ class Survivors:
         self._ended.clear()
 
 
-def _of_row(remote: Remote, row: Sequence[Any]) -> Survivor:
+def _of_row(remote: Client, row: Sequence[Any]) -> Survivor:
     service, pid, adopted, command, age = row
     about = procfs.stat(pid)
     return Survivor(
@@ -88,7 +88,7 @@ def _of_row(remote: Remote, row: Sequence[Any]) -> Survivor:
     )
 
 
-def _origin(remote: Remote, pid: int) -> str:
+def _origin(remote: Client, pid: int) -> str:
     try:
         remote.ask("GetProcess", "u", pid)
     except RemoteError:
@@ -96,7 +96,7 @@ def _origin(remote: Remote, pid: int) -> str:
     return Origin.SPAWNED
 
 
-def _names(remote: Remote) -> dict[int, tuple[str, ...]]:
+def _names(remote: Client) -> dict[int, tuple[str, ...]]:
     """Well-known names on the bus by the PID of their owner."""
     (listed,) = _driver(remote, "ListNames")
     found: dict[int, tuple[str, ...]] = {}
@@ -111,7 +111,7 @@ def _names(remote: Remote) -> dict[int, tuple[str, ...]]:
     return found
 
 
-def _driver(remote: Remote, member: str, signature: str = "", *arguments: Any) -> list[Any]:
+def _driver(remote: Client, member: str, signature: str = "", *arguments: Any) -> list[Any]:
     where = (DRIVER, "/org/freedesktop/DBus", DRIVER)
     return remote.bus.call(*where, member, signature, *arguments, timeout=remote.patience)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from broker.bus.codec import Message
-from broker.errors import Disconnected, Outcome
+from broker.errors import DBusError, Disconnected
 from tests.bus import wire
 from tests.bus.peer import PATIENCE, Log, Peer
 from tests.bus.traffic import TEST, call, changed
@@ -40,13 +40,13 @@ async def stand_still(send: Callable[[], int], connection: Connection) -> None:
     """
     idle = 0
     while idle < 10:
-        before = connection.behind
+        before = connection.write_backlog
         try:
             moved = send()
         except BlockingIOError:
             moved = 0
         await asyncio.sleep(0)
-        idle = 0 if moved or connection.behind != before else idle + 1
+        idle = 0 if moved or connection.write_backlog != before else idle + 1
 
 
 # -- bursts --------------------------------------------------------------------
@@ -62,13 +62,13 @@ async def test_a_burst_larger_than_the_sockets_buffer_arrives_in_order(
     # All of it before anyone reads: the socket is full, and nothing is lost.
     for number in range(count):
         connection.send(changed(number, payload))
-    assert connection.behind > 100_000
+    assert connection.write_backlog > 100_000
     for number in range(count):
         assert (await peer.read()).body == [number, payload]
     answer = call(connection)
     await peer.write(wire.answer((await peer.read()).serial))
     assert await answer == []
-    assert connection.behind == 0
+    assert connection.write_backlog == 0
 
 
 async def test_what_is_corked_leaves_at_the_end_in_order(link: tuple[Connection, Peer]) -> None:
@@ -85,10 +85,10 @@ async def test_what_is_corked_leaves_at_the_end_in_order(link: tuple[Connection,
 async def test_it_is_told_when_the_peer_has_caught_up(link: tuple[Connection, Peer]) -> None:
     connection, peer = link
     log = Log()
-    connection.on_caught_up = lambda: log.append(connection.is_caught_up)
+    connection.on_writable = lambda: log.append(connection.is_writable)
     for number in range(50):
         connection.send(changed(number, "x" * 100_000))
-    assert not connection.is_caught_up
+    assert not connection.is_writable
     for _ in range(50):
         await peer.read()
     await log.until_length(1)
@@ -112,8 +112,8 @@ async def test_a_burst_goes_through_a_bus_in_order(
         sender.send(changed(number, payload))
     await log.until_length(count)
     assert log == [[number, payload] for number in range(count)]
-    await sender.drain()
-    await receiver.drain()
+    await sender.sync()
+    await receiver.sync()
 
 
 # -- back pressure -------------------------------------------------------------
@@ -144,7 +144,7 @@ async def test_who_floods_us_with_calls_and_reads_nothing_is_not_read_either(
     await stand_still(send, connection)
     # What both socket buffers and one reading hold, and no more, of 12 MB.
     assert 0 < served < 400
-    assert connection.behind < 1 << 20
+    assert connection.write_backlog < 1 << 20
     assert sent < 2 << 20
 
     rest = asyncio.create_task(peer.write(bytes(stream[sent:])))
@@ -154,7 +154,7 @@ async def test_who_floods_us_with_calls_and_reads_nothing_is_not_read_either(
         assert answer.body[0] == number
     await rest
     assert served == len(calls)
-    assert connection.behind == 0
+    assert connection.write_backlog == 0
 
 
 async def test_a_peer_that_goes_away_while_it_is_behind_is_noticed(
@@ -179,7 +179,7 @@ async def test_a_peer_that_only_stops_sending_has_gone_too(link: tuple[Connectio
     connection, peer = link
     answer = call(connection, timeout=None)
     await peer.read()
-    while not connection.behind:
+    while not connection.write_backlog:
         connection.send(changed(0, "x" * 10_000))
     peer.sock.shutdown(socket.SHUT_WR)
     async with asyncio.timeout(PATIENCE):
@@ -197,8 +197,8 @@ async def test_everything_reaches_its_handler_in_the_order_of_the_wire(
     connection, peer = link
     log = Log()
 
-    def outcome(reply: Message | Outcome) -> None:
-        log.append(str(reply) if isinstance(reply, Outcome) else reply.body[0])
+    def outcome(reply: Message | DBusError) -> None:
+        log.append(str(reply) if isinstance(reply, DBusError) else reply.body[0])
 
     connection.on_message = lambda message: log.append(message.member)
     message = Message(path="/", interface=TEST, member="Test")
@@ -228,7 +228,7 @@ async def test_what_a_bus_says_before_an_answer_is_handled_before_it(
         if message.member in ("NameAcquired", "NameLost") and message.body[0] == TEST:
             log.append(message.member)
 
-    def answered(member: str, _reply: Message | Outcome) -> None:
+    def answered(member: str, _reply: Message | DBusError) -> None:
         log.append(member)
 
     connection.on_message = on_message

@@ -10,7 +10,7 @@ import pytest
 
 from broker.bus.codec import Message, MessageFlag, MessageType
 from broker.bus.driver import DRIVER
-from broker.errors import Disconnected, NoReply, Outcome, RemoteError
+from broker.errors import DBusError, Disconnected, NoReply, RemoteError
 from tests.bus import wire
 from tests.bus.peer import Log, Peer
 from tests.bus.traffic import TEST, call, waiting
@@ -153,7 +153,7 @@ async def test_no_reply_is_sent_to_who_expects_none(link: tuple[Connection, Peer
 
     def serve(message: Message) -> None:
         connection.reply(message, "s", ["answer"])
-        connection.reply_error(message, Outcome("error"))
+        connection.reply_error(message, DBusError("error"))
 
     connection.on_message = serve
     await peer.write(

@@ -13,7 +13,7 @@ import pytest
 from broker.bus import address
 from broker.bus.codec import Message
 from broker.bus.connection import Connection
-from broker.errors import Disconnected, Outcome
+from broker.errors import DBusError, Disconnected
 from tests.bus import wire
 from tests.bus.peer import PATIENCE, Log, Peer, connected, open_fds
 from tests.bus.traffic import TEST, call, changed, waiting
@@ -67,7 +67,7 @@ async def test_calls_after_the_end_are_answered_at_once(
     for _ in range(2):
         with pytest.raises(Disconnected):
             await call(connection, timeout=None)
-        outcomes: list[Message | Outcome] = []
+        outcomes: list[Message | DBusError] = []
         connection.request(Message(path="/", interface=TEST, member="T"), outcomes.append)
         assert [type(outcome) for outcome in outcomes] == [Disconnected]
         connection.send(changed(1))
@@ -127,7 +127,7 @@ async def test_what_a_peer_said_before_it_closed_is_handled(link: tuple[Connecti
 
     def on_message(message: Message) -> None:
         log.append(message.member)
-        connection.reply_error(message, Outcome("no"))
+        connection.reply_error(message, DBusError("no"))
 
     connection.on_message = on_message
     answer = call(connection, timeout=None)
@@ -165,7 +165,7 @@ async def test_connecting_leaves_no_descriptor_open(bus: str) -> None:
     before = open_fds()
     for _ in range(20):
         connection = await Connection.to_bus(address.connect(bus))
-        await connection.drain()
+        await connection.sync()
         connection.close()
         await connection.wait_closed()
     assert open_fds() == before
@@ -241,7 +241,7 @@ async def test_a_descriptor_that_is_sent_can_be_used(
     read, write = os.pipe()
     before = open_fds()
     message = Message(path="/", interface=TEST, member="Take", signature="hs", body=[0, "x" * size])
-    answer: asyncio.Future[Message | Outcome] = asyncio.get_running_loop().create_future()
+    answer: asyncio.Future[Message | DBusError] = asyncio.get_running_loop().create_future()
     serial = connection.send_with_fds(message, [write])
     connection.expect(serial, answer.set_result)
     # What is sent after it stays behind it, whatever the socket took at once.

@@ -40,7 +40,7 @@ class Taken:
 
     async def _take_up(self, connection: Connection) -> None:
         self.made.append(connection)
-        await connection.drain()
+        await connection.sync()
         if self.refusals:
             raise self.refusals.pop()
 

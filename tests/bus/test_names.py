@@ -124,8 +124,8 @@ class Watcher:
         Two questions: by the second answer those are answered that the watch
         asked when it saw what came before the first.
         """
-        await self.connection.drain()
-        await self.connection.drain()
+        await self.connection.sync()
+        await self.connection.sync()
 
 
 @pytest_asyncio.fixture

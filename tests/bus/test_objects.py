@@ -197,14 +197,14 @@ async def test_a_flood_of_calls_with_large_answers_is_answered_as_the_caller_rea
     await _until_behind(served.connection)
     for _ in range(2 * len(serials)):
         await asyncio.sleep(0)  # now every call that was read has had its turn
-    assert 0 < served.connection.behind < 3 * answer
+    assert 0 < served.connection.write_backlog < 3 * answer
     for serial in serials:
         assert (await served.peer.read()).reply_serial == serial
     assert await served.call(ROOT, PEER, "Ping") == []
 
 
 async def _until_behind(connection: Connection) -> None:
-    while not connection.behind:  # noqa: ASYNC110 - no event: each turn is looked at
+    while not connection.write_backlog:  # noqa: ASYNC110 - no event: each turn is looked at
         await asyncio.sleep(0)
 
 

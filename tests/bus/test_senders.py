@@ -18,7 +18,7 @@ from tests.bus.peer import PATIENCE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker.errors import Outcome
+    from broker.errors import DBusError
 
 NAME = "org.example.Owned"
 ANY = ("/", "org.example.Any", "Any")
@@ -81,7 +81,7 @@ async def test_a_forged_answer_is_nobody_s_in_a_loop_either(
     bus: str, owner: Stranger, stranger: Stranger
 ) -> None:
     victim = await Connection.to_bus(address.connect(bus))
-    answer: asyncio.Future[Message | Outcome] = asyncio.get_running_loop().create_future()
+    answer: asyncio.Future[Message | DBusError] = asyncio.get_running_loop().create_future()
     victim.request(Message(NAME, *ANY), answer.set_result)
     await victim.call_bus("GetId")
     stranger.forge_answers(victim.unique_name)

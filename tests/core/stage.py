@@ -16,7 +16,7 @@ from broker.core.service import Service
 from broker.core.start_limit import StartLimit
 from broker.core.state import State
 from broker.errors import (
-    Outcome,
+    DBusError,
     SpawnExecFailed,
 )
 
@@ -161,7 +161,7 @@ def the_failure(effects: Sequence[Effect]) -> ev.FailActivation:
     return failure
 
 
-def the_error(effects: Sequence[Effect]) -> Outcome:
+def the_error(effects: Sequence[Effect]) -> DBusError:
     return the_failure(effects).error
 
 

@@ -7,9 +7,9 @@ from typing import Final
 import pytest
 
 from broker.core import events as ev
-from broker.core.ends import RECENT
 from broker.core.events import Event, OwnerKind, Timer
 from broker.core.exits import Result
+from broker.core.recent_exits import RECENT
 from broker.core.state import State
 from broker.errors import (
     SpawnChildExited,

@@ -29,7 +29,7 @@ from broker.core.start_limit import StartLimit
 from broker.core.state import State
 from broker.core.transitions import SIGKILL, SIGTERM
 from broker.errors import (
-    Outcome,
+    DBusError,
     ShuttingDown,
     SpawnChildExited,
     SpawnChildSignaled,
@@ -249,7 +249,7 @@ class World(RuleBasedStateMachine):
                 news = news or self.cause.asked >= since
             assert news
 
-    def failed(self, tokens: tuple[object, ...], error: Outcome) -> None:
+    def failed(self, tokens: tuple[object, ...], error: DBusError) -> None:
         """The reason must be the true one."""
         self.settle(tokens, dismissed=True)
         assert not self.closing or isinstance(error, ShuttingDown)
@@ -280,7 +280,7 @@ class World(RuleBasedStateMachine):
         self.ledger.failed_activations += 1
         self.failed_activation = self.activation
 
-    def check_reason(self, error: Outcome, asked: int) -> None:
+    def check_reason(self, error: DBusError, asked: int) -> None:
         """Some process of this very activation has ended as the text says.
 
         And the bus was asked after that, not before: it could have taken the name

@@ -17,7 +17,7 @@ from broker.engine import listen
 from broker.engine.base import Engine, EngineSettings
 from broker.engine.dbus_broker import DBusBroker
 from broker.engine.dbus_daemon import DBusDaemon
-from broker.errors import Outcome
+from broker.errors import DBusError
 from broker.process import clock
 from broker.process.spawn import Program, spawn
 
@@ -41,8 +41,8 @@ class Events:
         reload_error: raised by the next reload.
     """
 
-    error: Outcome = field(default_factory=lambda: Outcome("not today"))
-    reload_error: Outcome | None = None
+    error: DBusError = field(default_factory=lambda: DBusError("not today"))
+    reload_error: DBusError | None = None
     requests: list[tuple[str, Token]] = field(default_factory=list)
     environment: list[Mapping[str, str]] = field(default_factory=list)
     reloads: int = 0

@@ -8,7 +8,7 @@ import pytest
 
 from broker import errors
 from broker.engine import dbus_broker
-from broker.errors import Outcome
+from broker.errors import DBusError
 
 # The reasons that Name.Reset takes; any other string ends the bus.
 KNOWN = {
@@ -23,17 +23,17 @@ KNOWN = {
 }
 
 
-def outcomes() -> list[type[Outcome]]:
+def outcomes() -> list[type[DBusError]]:
     """Every outcome that there is."""
     return [
         each
         for each in vars(errors).values()
-        if inspect.isclass(each) and issubclass(each, Outcome)
+        if inspect.isclass(each) and issubclass(each, DBusError)
     ]
 
 
 @pytest.mark.parametrize("outcome", outcomes())
-def test_every_outcome_has_a_reason_that_it_knows(outcome: type[Outcome]) -> None:
+def test_every_outcome_has_a_reason_that_it_knows(outcome: type[DBusError]) -> None:
     assert dbus_broker.reason(outcome).removeprefix("org.bus1.DBus.Name.Error.") in KNOWN
 
 

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from broker.engine import dbus_daemon
-from broker.errors import EngineFailed, Outcome
+from broker.errors import DBusError, EngineFailed
 from tests.engine.running import make, running
 from tests.engine.test_dbus_broker import outcomes
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("outcome", outcomes())
-def test_every_error_name_is_valid(outcome: type[Outcome]) -> None:
+def test_every_error_name_is_valid(outcome: type[DBusError]) -> None:
     assert re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", outcome.dbus_name, re.ASCII)
     assert len(outcome.dbus_name) <= 255
 
@@ -76,9 +76,9 @@ async def test_whoever_cleans_up_its_directory_costs_the_reload_alone(
         if lost == "a service":
             await engine.set_names(["org.x.Two"])
         else:
-            with pytest.raises(Outcome):
+            with pytest.raises(DBusError):
                 await engine.set_names(["org.x.Two"])
-        await client.drain()
+        await client.sync()
         assert events.gone == []
         # What the test has left of it is all that there is to be removed.
         if lost in ("everything", "services"):

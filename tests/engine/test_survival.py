@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from broker.bus.codec import Message, MessageType
-from broker.errors import DescriptorError, Disconnected, NotReloaded, Outcome, RemoteError
+from broker.errors import DBusError, DescriptorError, Disconnected, NotReloaded, RemoteError
 from tests.engine.running import record, running
 from tests.engine.test_dbus_broker import outcomes
 
@@ -57,7 +57,7 @@ DAEMON = {
 ALLOWED = {"dbus-broker": BROKER, "dbus-daemon": DAEMON}
 
 
-def made(outcome: type[Outcome]) -> Outcome:
+def made(outcome: type[DBusError]) -> DBusError:
     """An outcome with the most hostile text."""
     if outcome is RemoteError:
         return RemoteError("no name at all", TEXT)
@@ -89,7 +89,7 @@ async def test_it_survives_every_outcome(engine: str, place: Path) -> None:
                 assert error.name == outcome.dbus_name
                 said = str(events.error).replace("\0", "\\0").replace("\udcff", "\\xff")
                 assert str(error) == said
-        await client.drain()
+        await client.sync()
         assert len(events.requests) == len(outcomes())
         assert events.gone == []
 
@@ -119,7 +119,7 @@ async def test_every_message_to_it_is_of_a_shape_that_it_takes(
                 await client.call_bus("ReloadConfig")
         else:  # it has no say in it
             await client.call_bus("ReloadConfig")
-        await client.drain()
+        await client.sync()
         assert events.gone == []
     ours = {shape(message) for link, message in sent if link is not client}
     # All of them and no others: the list is as long as what there is to say.
@@ -131,7 +131,7 @@ async def test_an_engine_is_let_go_without_a_word(
 ) -> None:
     """Above all without Listener.Release, which aborts dbus-broker while clients are there."""
     async with running(engine, place, [NAME]) as (running_engine, events, client):
-        await client.drain()
+        await client.sync()
         sent = record(monkeypatch)
         running_engine.stop()
         assert sent == []

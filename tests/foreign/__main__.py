@@ -23,7 +23,7 @@ from tests.foreign.buses import BARE, END, ENGINES, Bus
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.foreign.buses import Outcome
+    from tests.foreign.buses import DBusError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(unknown > 0)
 
 
-def _compare(engine: str, name: str, good: Sequence[str], ours: Outcome) -> int:
+def _compare(engine: str, name: str, good: Sequence[str], ours: DBusError) -> int:
     """Print what is good with dbus-daemon alone; returns how much of it is unknown."""
     found = {case: ours.cases.get(case, "missing") for case in good}
     bad = {case: outcome for case, outcome in found.items() if outcome != "ok"}

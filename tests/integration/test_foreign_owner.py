@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from broker.client import client as remotes
-from broker.client.client import Remote
+from broker.client.client import Client
 from broker.errors import NoBroker, NotUnderstood
 from tests.aio_client import MANAGER, ROOT, SERVICE
 from tests.bus import conftest as foreign
@@ -198,7 +198,7 @@ def test_values_that_no_terminal_should_see(
 def test_signals_that_cannot_be(
     dbus_daemon: str, member: str, signature: str, body: list[Any]
 ) -> None:
-    with Owner(dbus_daemon, Broker()) as owner, Remote.connect(dbus_daemon) as remote:
+    with Owner(dbus_daemon, Broker()) as owner, Client.connect(dbus_daemon) as remote:
         remote.subscribe()
         owner.emit(MANAGER, member, signature, *body, path=ROOT)
         with pytest.raises(NotUnderstood, match=f"signal {member} is not understood"):
@@ -343,7 +343,7 @@ def test_those_that_follow_survive_a_new_connection_of_the_broker(bus: str) -> N
 
 def test_a_question_in_flight_is_asked_again(bus: str) -> None:
     """What changes something is not: it may have been done."""
-    with Owner(bus, lambda _call: None) as first, Remote.connect(bus) as remote:
+    with Owner(bus, lambda _call: None) as first, Client.connect(bus) as remote:
 
         def succeed() -> None:
             first.until_asked("ListServices")
@@ -358,7 +358,7 @@ def test_a_question_in_flight_is_asked_again(bus: str) -> None:
             assert remote.call("StopService", "s", NAME) == []
         finally:
             thread.join()
-    with Owner(bus, lambda _call: None) as first, Remote.connect(bus) as remote:
+    with Owner(bus, lambda _call: None) as first, Client.connect(bus) as remote:
         serial = remote.send("StopService", "s", NAME)
         first.until_asked("StopService")
         first.leave()
@@ -369,7 +369,7 @@ def test_a_question_in_flight_is_asked_again(bus: str) -> None:
 def test_a_broker_that_does_not_come_back(bus: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(remotes, "RETURN", 0.1)
-    with Owner(bus, Broker()) as first, Remote.connect(bus) as remote:
+    with Owner(bus, Broker()) as first, Client.connect(bus) as remote:
         remote.subscribe()
         remote.ask("ListServices")
         first.leave()

@@ -66,7 +66,7 @@ async def send_to_all(bus: Bus) -> None:
             for path, interface, member, signature, body in forged(await bus.path_of(NAME)):
                 head = (name, path, interface, member, MessageType.SIGNAL)
                 stranger.send(Message(*head, signature=signature, body=body))
-    await stranger.drain()
+    await stranger.sync()
 
 
 def start(bus: Bus, *argv: str) -> subprocess.Popen[str]:

@@ -16,7 +16,7 @@ from broker.bus.codec import SMALL, Message, MessageFlag, MessageType
 from broker.bus.connection import Connection
 from broker.bus.driver import DRIVER
 from broker.bus.objects import UNDER_WAY
-from broker.errors import FDO, LimitsExceeded, Outcome, RemoteError
+from broker.errors import FDO, DBusError, LimitsExceeded, RemoteError
 from tests.aio_client import BUS_NAME, MANAGER, ROOT, Client
 from tests.bus import wire
 from tests.integration.buses import flooding
@@ -74,7 +74,7 @@ class Greedy:
         )
         self.connection.request(message, self._on_reply)
 
-    def _on_reply(self, reply: Message | Outcome) -> None:
+    def _on_reply(self, reply: Message | DBusError) -> None:
         self.answers.append(reply.name if isinstance(reply, RemoteError) else "")
         self._changed.set()
 
@@ -141,7 +141,7 @@ async def test_a_flood_for_a_name_that_never_comes(place: Place) -> None:
         await bus.client.call("StopService", "s", NEVER)
         await client.answered(FLOOD)
         assert all(client.answers)
-        await client.connection.drain()
+        await client.connection.sync()
         assert len(client.answers) == FLOOD
         assert await bus.get(NEVER, "NActivations") == 1
         assert peak(bus) < before + BOUND
@@ -200,7 +200,7 @@ async def test_a_flood_of_our_own_start_service(place: Place) -> None:
                 # Callers take turns: some of the flood may come after it, and start it anew.
                 await bus.client.call("StopService", "s", NEVER)
         assert set(client.answers[refused:]) == {FDO + "Spawn.Failed"}
-        await client.connection.drain()
+        await client.connection.sync()
         assert len(client.answers) == FLOOD
         assert peak(bus) < before + BOUND
 
@@ -458,14 +458,14 @@ async def test_calls_that_want_no_answer(place: Place) -> None:
         before = peak(bus)
         with flooding(bus, "ping", BUS_NAME, WRITES), flooding(bus, "ping", BUS_NAME, WRITES):
             for _ in range(5):
-                with contextlib.suppress(Outcome):
+                with contextlib.suppress(DBusError):
                     await bus.client.call("GetService", "s", GOOD)
         async with await Client.connect(bus.address) as other:
             async with asyncio.timeout(PATIENCE):
                 while True:
                     try:
                         found = await other.get(ROOT, MANAGER, "NServices")
-                    except Outcome:
+                    except DBusError:
                         continue  # our name is not ours again yet
                     break
         assert found == 3

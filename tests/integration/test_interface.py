@@ -14,7 +14,7 @@ import pytest
 from broker.api import paths
 from broker.bus.codec import Message
 from broker.bus.interface import EMITS, InterfaceSpec
-from broker.errors import Outcome, RemoteError
+from broker.errors import DBusError, RemoteError
 from tests.aio_client import ROOT, Client, Signal
 from tests.integration.buses import open_fifo
 from tests.integration.mirror import SPECS, Mirror, objects_in
@@ -386,10 +386,10 @@ async def test_nothing_is_kept_of_a_service_that_has_gone(place: Place) -> None:
 
 async def call_after_reload(
     bus: Bus, path: str, member: str, signature: str, arguments: list[Any]
-) -> Message | Outcome:
+) -> Message | DBusError:
     """The answer to a call of a service's method that comes right behind a reload."""
     loop = asyncio.get_running_loop()
-    answers: list[asyncio.Future[Message | Outcome]] = []
+    answers: list[asyncio.Future[Message | DBusError]] = []
     with bus.client.bus.corked():
         for message in (
             Message(OWN, ROOT, paths.MANAGER.name, "Reload"),
@@ -455,7 +455,7 @@ async def test_an_answer_is_not_older_than_what_was_announced_before_it(place: P
                 told.append(signal.body[1]["NProcesses"])
                 look()
 
-        def on_reply(reply: Message | Outcome) -> None:
+        def on_reply(reply: Message | DBusError) -> None:
             assert isinstance(reply, Message)
             answers.append((reply.body[0].value, told[-1]))
             look()

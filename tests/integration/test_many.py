@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from broker.errors import Outcome
+from broker.errors import DBusError
 from broker.process import procfs
 from tests.integration.buses import open_fifo
 
@@ -106,5 +106,5 @@ async def test_a_process_that_cannot_be_ended_is_named(place: Place) -> None:
             assert procfs.alive(pid)
         finally:
             gate.close()  # which lets it go
-        with pytest.raises(Outcome):
+        with pytest.raises(DBusError):
             await start

@@ -17,7 +17,7 @@ import pytest
 from broker.bus import address
 from broker.bus.codec import Message, encode
 from broker.bus.connection import Connection
-from broker.errors import Outcome, RemoteError
+from broker.errors import DBusError, RemoteError
 from broker.process import procfs
 from tests.aio_client import BUS_NAME, MANAGER, ROOT
 from tests.integration.buses import TEST, is_readable, standing_still
@@ -74,7 +74,7 @@ async def test_a_name_that_was_taken_and_lost_before_it_was_asked_for(place: Pla
             place.add(NAME, f"{place.service} -x 3 {NAME}")
             await bus.client.call("Reload")
             for _ in range(TURNS):
-                answer: asyncio.Future[Message | Outcome] = asyncio.Future()
+                answer: asyncio.Future[Message | DBusError] = asyncio.Future()
                 with client.corked():
                     # So that the engine has something for the broker before all else.
                     client.send(Message(OTHER, "/", TEST, "Echo"))
@@ -97,7 +97,7 @@ async def test_a_stop_that_comes_when_only_the_name_is_left(place: Place) -> Non
         pid = await bus.get(NAME, "MainPID")
         # Whose calls it may take is known from here on: the engine will not be asked.
         await bus.client.call("ResetFailed", "s", NAME)
-        answer: asyncio.Future[Message | Outcome] = asyncio.Future()
+        answer: asyncio.Future[Message | DBusError] = asyncio.Future()
         stop = Message(BUS_NAME, ROOT, MANAGER, "StopService", signature="s", body=[NAME])
         with standing_still(bus.pid):
             bus.client.bus.request(stop, answer.set_result)

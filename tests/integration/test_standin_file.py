@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from broker.bus.blocking import BlockingConnection
-from broker.errors import Outcome
+from broker.errors import DBusError
 from tests.integration.buses import TEST, without_the_hosts
 from tests.integration.standin import NAME, OPEN, bus, config, environ, refused
 
@@ -95,7 +95,7 @@ def test_a_limit_of_connections_is_the_clients_alone(place: Place, link: Path, l
     with bus(place, link, f"--config-file={file}") as found, contextlib.ExitStack() as clients:
         for _ in range(3):
             clients.enter_context(BlockingConnection.connect(found.address, timeout=10))
-        with pytest.raises(Outcome, match="maximum number of active connections"):
+        with pytest.raises(DBusError, match="maximum number of active connections"):
             clients.enter_context(BlockingConnection.connect(found.address, timeout=10))
 
 

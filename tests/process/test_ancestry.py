@@ -29,7 +29,7 @@ NEITHER = Setting(tag=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DBusError:
     """What was said of services of every style.
 
     Attributes:
@@ -98,7 +98,7 @@ def possible(setting: Setting, kinds: Mapping[str, Style | Wrapper]) -> list[str
     return [name for name, kind in kinds.items() if root or not kind.root]
 
 
-def observe(child: str, setting: Setting, life: str, *, switched_off: str = "") -> Outcome:
+def observe(child: str, setting: Setting, life: str, *, switched_off: str = "") -> DBusError:
     """Run services of every style that the user can do."""
     arguments = (child, possible(setting, STYLES), life, REPETITIONS, switched_off)
     if switched_off != "subreaper":
@@ -109,7 +109,7 @@ def observe(child: str, setting: Setting, life: str, *, switched_off: str = "") 
         assert not report.error, report.error
         value = report.value
     services = {int(number): style for number, style in value["services"].items()}
-    return Outcome(services, events_of(value["events"]))
+    return DBusError(services, events_of(value["events"]))
 
 
 @pytest.fixture(scope="module", params=["wait", "now"], ids=["living", "instant"])
@@ -120,14 +120,14 @@ def life(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def outcome(child: str, setting: Setting, life: str) -> Outcome:
+def outcome(child: str, setting: Setting, life: str) -> DBusError:
     """What was said of services of every style, in each setting."""
     return observe(child, setting, life)
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_every_process_is_reaped_once_and_is_its_own_services(
-    style: str, outcome: Outcome, setting: Setting
+    style: str, outcome: DBusError, setting: Setting
 ) -> None:
     if style not in outcome.services.values():
         # Only root can become somebody else; that is no case for others.

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from broker.bus.codec import Message
-from broker.errors import Outcome
+from broker.errors import DBusError
 from tests.aio_client import BUS_NAME, MANAGER, PROCESS, ROOT, Client, Signal, plain
 from tests.integration.mirror import Mirror, objects_in
 from tests.soak.record import ANSWER_BOUND
@@ -124,8 +124,8 @@ class Ledger:
         """Ask, and look at the answer before anything that comes behind it."""
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-        def on_reply(reply: Message | Outcome) -> None:
-            if isinstance(reply, Outcome):
+        def on_reply(reply: Message | DBusError) -> None:
+            if isinstance(reply, DBusError):
                 done.set_exception(reply)
             else:
                 (answer,) = plain(reply.body)

@@ -78,7 +78,7 @@ async def streams() -> Any:
     log = Log(NAME)
     script = "echo 1 >/dev/stdout; echo 2 >/dev/stderr; cat /proc/self/fdinfo/1 /proc/self/fdinfo/2"
     ended(start(capture, log, script))
-    capture.drain(log)
+    capture.read_all(log)
     flags = [text.split()[1] for _, text in lines(log) if text.startswith("flags:")]
     opened = [each for each in lines(log) if each[1] in ("1", "2")]
     capture.close()
@@ -94,7 +94,7 @@ async def orders() -> Any:
             log = Log(NAME)
             ended(start(capture, log, script))
             if drained:
-                capture.drain(log)
+                capture.read_all(log)
             before = open_fds()
             await until(lambda log=log: log.last == 3)  # type: ignore[misc]
             await all_ended(capture)
@@ -140,7 +140,7 @@ async def many(count: int) -> Any:
         log = Log(NAME)
         with capture.outputs(log, 1) as fds:
             os.write(fds[2], b"%d\n" % number)
-    capture.drain(log)
+    capture.read_all(log)
     capture.close()
     return lines(log)
 

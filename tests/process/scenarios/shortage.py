@@ -47,16 +47,16 @@ async def full_table(child: str) -> Any:
 
 def lent() -> Any:
     """How many places there are within each other, and whether they are there again."""
-    spare.hold()
+    spare.reserve()
     _fill()
     found = []
     for _ in range(2):
-        with spare.room(), spare.room():
+        with spare.borrowed(), spare.borrowed():
             inner = [procfs.stat(os.getpid()) is not None]
             fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(2)]
             inner.append(procfs.stat(os.getpid()) is not None)
             for fd in fds:
                 os.close(fd)
         found.append(inner)
-    spare.let_go()
+    spare.release()
     return [found, procfs.stat(os.getpid()) is not None]

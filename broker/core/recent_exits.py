@@ -16,7 +16,7 @@ RECENT: Final = 16
 
 
 @dataclass(slots=True)
-class End:
+class RecentExit:
     """How and when a process ended; ``activation``: its number, 0 if nothing can follow from it."""
 
     exit: Exit
@@ -25,23 +25,23 @@ class End:
 
 
 @dataclass(slots=True)
-class Ends:
+class RecentExits:
     """By PID and start, oldest first."""
 
-    _ends: dict[tuple[int, Instant], End] = field(default_factory=dict)
+    _exits: dict[tuple[int, Instant], RecentExit] = field(default_factory=dict)
 
-    def add(self, pid: int, started: Instant, end: End) -> None:
+    def add(self, pid: int, started: Instant, end: RecentExit) -> None:
         """Remember one more, and forget the oldest for it."""
-        self._ends[pid, started] = end
-        if len(self._ends) > RECENT:
-            del self._ends[next(iter(self._ends))]
+        self._exits[pid, started] = end
+        if len(self._exits) > RECENT:
+            del self._exits[next(iter(self._exits))]
 
-    def get(self, pid: int, started: Instant) -> End | None:
+    def get(self, pid: int, started: Instant) -> RecentExit | None:
         """The end of a process; None: it lives, or nobody remembers."""
-        return self._ends.get((pid, started))
+        return self._exits.get((pid, started))
 
-    def bad(self, activation: int) -> Iterator[tuple[int, Instant, End]]:
+    def bad(self, activation: int) -> Iterator[tuple[int, Instant, RecentExit]]:
         """PID, start and end of each process of an activation that ended other than with 0."""
-        for (pid, started), end in self._ends.items():
+        for (pid, started), end in self._exits.items():
             if end.activation == activation and not end.exit.zero:
                 yield pid, started, end

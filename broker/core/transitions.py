@@ -144,7 +144,7 @@ class Transitions:
         return self._take(now, sure=bool(event.pid))
 
     def _take(self, now: Instant, *, sure: bool) -> list[Effect]:
-        """RecentExit a start with the owner that is known, if that is no old news (rule 3)."""
+        """End a start with the owner that is known, if that is no old news (rule 3)."""
         if (
             self._claim is None
             or not self.waiting.first_is_answered

@@ -23,7 +23,7 @@ from tests.foreign.buses import BARE, END, ENGINES, Bus
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.foreign.buses import DBusError
+    from tests.foreign.buses import Outcome
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not programs:
         print("nothing to run: see --help for what to install", file=sys.stderr)  # noqa: T201
         return 2
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
     kernel.become_subreaper()
     unknown = 0
     with tempfile.TemporaryDirectory(prefix="datf-", dir="/tmp") as links:
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(unknown > 0)
 
 
-def _compare(engine: str, name: str, good: Sequence[str], ours: DBusError) -> int:
+def _compare(engine: str, name: str, good: Sequence[str], ours: Outcome) -> int:
     """Print what is good with dbus-daemon alone; returns how much of it is unknown."""
     found = {case: ours.cases.get(case, "missing") for case in good}
     bad = {case: outcome for case, outcome in found.items() if outcome != "ok"}

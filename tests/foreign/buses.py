@@ -33,7 +33,7 @@ _LINE: Final = re.compile(r"(not )?ok\b *\d* *-? *(.*?)(?: *# *(SKIP|TODO)\b.*)?
 
 
 @dataclass(frozen=True, slots=True)
-class DBusError:
+class Outcome:
     """What became of a program: of each of its cases "ok", "failed" or "skipped"."""
 
     cases: dict[str, str]
@@ -67,7 +67,7 @@ class Bus:
                     (programs / each.name).symlink_to(each)
             self._path = f"{self._daemon.parent}:{programs}"
 
-    def run(self, program: Program, cases: Iterable[str] = ()) -> DBusError:
+    def run(self, program: Program, cases: Iterable[str] = ()) -> Outcome:
         """Run a program to its end, and end what it leaves behind.
 
         A program of GLib's ends with its first failure: those of ``cases`` of which it has said
@@ -78,10 +78,10 @@ class Bus:
             alone = self._run(replace(program, argv=(*program.argv, "-p", case)), _CASE_TIMEOUT)
             outcome.cases[case] = alone.cases.get(case, "failed")
             outcome.cases[END] = "ok"
-            outcome = DBusError(outcome.cases, f"{outcome.output}\n\n{case}:\n{alone.output}")
+            outcome = Outcome(outcome.cases, f"{outcome.output}\n\n{case}:\n{alone.output}")
         return outcome
 
-    def _run(self, program: Program, timeout: float = _TIMEOUT) -> DBusError:
+    def _run(self, program: Program, timeout: float = _TIMEOUT) -> Outcome:
         with tempfile.TemporaryDirectory(prefix="datf-", dir="/tmp") as home:
             environ = {
                 "PATH": self._path,
@@ -112,7 +112,7 @@ class Bus:
                 said = output.read()
         cases = dict(filter(None, map(_case, said.splitlines())))
         cases[END] = {0: "ok", _SKIPPED: "skipped"}.get(status, "failed")
-        return DBusError(cases, f"{said}\nstatus {status}")
+        return Outcome(cases, f"{said}\nstatus {status}")
 
 
 def _case(line: str) -> tuple[str, str] | None:

@@ -45,7 +45,9 @@ def described(xml: str, spec: InterfaceSpec) -> tuple[Any, Any, Any]:
 
     def arguments(each: ET.Element, direction: str, default: str) -> str:
         return "".join(
-            arg.attrib["type"] for arg in each if arg.get("direction", default) == direction
+            arg.attrib["type"]
+            for arg in each.findall("arg")
+            if arg.get("direction", default) == direction
         )
 
     methods = {
@@ -54,9 +56,8 @@ def described(xml: str, spec: InterfaceSpec) -> tuple[Any, Any, Any]:
     }
     properties = {}
     for each in element.iter("property"):
-        (annotation,) = each
-        assert annotation.attrib["name"] == EMITS
-        properties[each.attrib["name"]] = (each.attrib["type"], annotation.attrib["value"])
+        (emits,) = (note for note in each if note.attrib["name"] == EMITS)
+        properties[each.attrib["name"]] = (each.attrib["type"], emits.attrib["value"])
     signals = {
         each.attrib["name"]: arguments(each, "out", "out") for each in element.iter("signal")
     }

@@ -49,7 +49,7 @@ The rules, which the table below only spells out:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from broker.core import events as ev
 from broker.core.state import State
@@ -62,6 +62,13 @@ if TYPE_CHECKING:
     from broker.core.events import Effect, Event
 
 
+class Row(NamedTuple):
+    """What an event does in a state, and which states may follow, beside the same one."""
+
+    transition: Callable[..., list[Effect]]
+    to: frozenset[State]
+
+
 class Service(Transitions):
     """One activatable name, in one of the states of the table."""
 
@@ -72,77 +79,92 @@ class Service(Transitions):
             self.waiting.answered += 1
             if not event.owner and not self.waiting.up_to_date:
                 return []  # a newer question is on its way
-        effects = TRANSITIONS[self.state, type(event)](self, event, now)
+        row = TRANSITIONS[before, type(event)]
+        effects = row.transition(self, event, now)
+        assert self.state is before or self.state in row.to, (before, event, self.state)
         self.waiting.asked += effects.count(ev.ConfirmOwner())
         self.changes.note(before, self.state, now)
         self.history.note(self.state, self.result, now)
         return effects
 
 
+def _row(transition: Callable[..., list[Effect]], *to: State | frozenset[State]) -> Row:
+    sets = (each if isinstance(each, frozenset) else frozenset({each}) for each in to)
+    return Row(transition, frozenset().union(*sets))
+
+
 _S = Service
+_OWNED: Final = frozenset({State.RUNNING, State.EXTERNAL})
+# Without a start that goes on: whatever is left (rule 1), or somebody else's name.
+_SETTLED: Final = _OWNED | {State.LINGERING, State.DEAD, State.FAILED}
+# A start for those who wait, or the gate that is closed to them.
+_ANEW: Final = frozenset({State.START, State.FAILED})
+_STOP: Final = State.STOP_SIGTERM
+
 _AT_REST: Final = {
-    ev.Requested: _S._serve,
-    ev.Spawned: _S._impossible,
-    ev.SpawnRefused: _S._impossible,
-    ev.NameAcquired: _S._acquired,
-    ev.NameLost: _S._lost_late,
-    ev.ProcessExited: _S._exited,
-    ev.Emptied: _S._note_emptied,
-    ev.OnlyServing: _S._ignore,
-    ev.OwnerConfirmed: _S._ignore,
-    ev.TimerFired: _S._ignore,
-    ev.StopRequested: _S._stop_idle,
-    ev.Signalled: _S._ignore,
-    ev.Closing: _S._close,
-    ev.ResetFailed: _S._reset,
+    ev.Requested: _row(_S._serve, _ANEW),
+    ev.Spawned: _row(_S._impossible),
+    ev.SpawnRefused: _row(_S._impossible),
+    ev.NameAcquired: _row(_S._acquired, _OWNED),
+    ev.NameLost: _row(_S._lost_late),
+    ev.ProcessExited: _row(_S._exited),
+    ev.Emptied: _row(_S._note_emptied),
+    ev.OnlyServing: _row(_S._ignore),
+    ev.OwnerConfirmed: _row(_S._ignore),
+    ev.TimerFired: _row(_S._ignore),
+    ev.StopRequested: _row(_S._stop_idle),
+    ev.Signalled: _row(_S._ignore),
+    ev.Closing: _row(_S._close),
+    ev.ResetFailed: _row(_S._reset),
 }
-_OWNED: Final = {
+_WITH_OWNER: Final = {
     **_AT_REST,
-    ev.NameLost: _S._lost,
-    ev.OwnerConfirmed: _S._confirmed_running,
-    ev.StopRequested: _S._stop,
+    ev.Requested: _row(_S._serve),
+    ev.NameLost: _row(_S._lost, _SETTLED, _ANEW),
+    ev.OwnerConfirmed: _row(_S._confirmed_running, _SETTLED, _ANEW),
+    ev.StopRequested: _row(_S._stop, _STOP, _SETTLED, _ANEW),
 }
 _STOPPING: Final = {
     **_AT_REST,
-    ev.Requested: _S._wait_for_end,
-    ev.NameAcquired: _S._note_owner,
-    ev.Emptied: _S._emptied_ending,
-    ev.OnlyServing: _S._spared,
-    ev.TimerFired: _S._stop_timeout,
-    ev.StopRequested: _S._stop_stopping,
+    ev.Requested: _row(_S._wait_for_end),
+    ev.NameAcquired: _row(_S._note_owner),
+    ev.Emptied: _row(_S._emptied_ending, _SETTLED, _ANEW),
+    ev.OnlyServing: _row(_S._spared, _SETTLED, _ANEW),
+    ev.TimerFired: _row(_S._stop_timeout, State.STOP_SIGKILL),
+    ev.StopRequested: _row(_S._stop_stopping, _STOP),
 }
 _BY_STATE: Final = {
     State.DEAD: _AT_REST,
-    State.FAILED: _AT_REST,
+    State.FAILED: {**_AT_REST, ev.ResetFailed: _row(_S._reset, State.DEAD)},
     State.START: {
-        ev.Requested: _S._join,
-        ev.Spawned: _S._spawned,
-        ev.SpawnRefused: _S._spawn_refused,
-        ev.NameAcquired: _S._acquired_start,
-        ev.NameLost: _S._lost_start,
-        ev.ProcessExited: _S._exited_start,
-        ev.Emptied: _S._emptied_start,
-        ev.OnlyServing: _S._ignore,
-        ev.OwnerConfirmed: _S._confirmed_start,
-        ev.TimerFired: _S._start_timeout,
-        ev.StopRequested: _S._stop_start,
-        ev.Signalled: _S._signalled_start,
-        ev.Closing: _S._close,
-        ev.ResetFailed: _S._reset,
+        ev.Requested: _row(_S._join),
+        ev.Spawned: _row(_S._spawned),
+        ev.SpawnRefused: _row(_S._spawn_refused, _STOP, _SETTLED),
+        ev.NameAcquired: _row(_S._acquired_start, _OWNED),
+        ev.NameLost: _row(_S._lost_start),
+        ev.ProcessExited: _row(_S._exited_start),
+        ev.Emptied: _row(_S._emptied_start),
+        ev.OnlyServing: _row(_S._ignore),
+        ev.OwnerConfirmed: _row(_S._confirmed_start, _STOP, _SETTLED),
+        ev.TimerFired: _row(_S._start_timeout, _STOP, _SETTLED),
+        ev.StopRequested: _row(_S._stop_start, _STOP, _SETTLED),
+        ev.Signalled: _row(_S._signalled_start),
+        ev.Closing: _row(_S._close, _STOP, _SETTLED),
+        ev.ResetFailed: _row(_S._reset),
     },
-    State.RUNNING: _OWNED,
-    State.EXTERNAL: _OWNED,
+    State.RUNNING: _WITH_OWNER,
+    State.EXTERNAL: _WITH_OWNER,
     State.LINGERING: {
         **_AT_REST,
-        ev.Emptied: _S._emptied_ending,
-        ev.StopRequested: _S._stop,
+        ev.Emptied: _row(_S._emptied_ending, _SETTLED, _ANEW),
+        ev.StopRequested: _row(_S._stop, _STOP, _SETTLED, _ANEW),
     },
     State.STOP_SIGTERM: _STOPPING,
     State.STOP_SIGKILL: _STOPPING,
 }
 # Every state knows every event: what cannot happen is said to be impossible.
-TRANSITIONS: Final[dict[tuple[State, type[Event]], Callable[..., list[Effect]]]] = {
-    (state, event): transition  # type: ignore[misc]
-    for state, transitions in _BY_STATE.items()
-    for event, transition in transitions.items()
+TRANSITIONS: Final[dict[tuple[State, type[Event]], Row]] = {
+    (state, event): row
+    for state, rows in _BY_STATE.items()
+    for event, row in rows.items()
 }

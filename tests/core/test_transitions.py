@@ -18,6 +18,7 @@ from broker.core.service import TRANSITIONS, Service
 from broker.core.start_limit import StartLimit
 from broker.core.state import State
 from broker.errors import SpawnExecFailed
+from tests.core import diagram
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,6 +159,10 @@ def test_event_in_state(state: State, name: str) -> None:
     service.handle(event, now)
     assert service.state is CHANGES.get((state, name), state)
     assert (service.changes.state == now) == ((state, name) in CHANGES)
+
+
+def test_the_picture_is_the_tables() -> None:
+    assert diagram.README.read_text() == diagram.drawn()
 
 
 def test_changes_are_changes() -> None:

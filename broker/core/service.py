@@ -164,7 +164,5 @@ _BY_STATE: Final = {
 }
 # Every state knows every event: what cannot happen is said to be impossible.
 TRANSITIONS: Final[dict[tuple[State, type[Event]], Row]] = {
-    (state, event): row
-    for state, rows in _BY_STATE.items()
-    for event, row in rows.items()
+    (state, event): row for state, rows in _BY_STATE.items() for event, row in rows.items()
 }

@@ -116,8 +116,7 @@ class Transitions:
         self._signalled = self._failed = False
         self._claim = None
         self._emptied = True
-        # The question first: the child may have taken its name, and gone, before a later one.
-        return [*self._ask(), ev.Spawn()]
+        return [ev.Spawn()]  # whatever was to be asked has been (rule 3)
 
     def _spawned(self, event: ev.Spawned, _now: Instant) -> list[Effect]:
         self._emptied = self._all_gone = False

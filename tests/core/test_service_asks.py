@@ -352,3 +352,15 @@ def test_memory_of_ends_is_bounded() -> None:
     play.do(took(101))
     assert play.service.main.pid == 0
     assert play.end == (State.RUNNING, Result.SIGNAL, 1)
+
+
+def test_a_request_that_starts_a_service_waits_for_no_question_of_an_earlier_one() -> None:
+    """A process that is started for it cannot have lost the name before it."""
+    play = starting()
+    assert play.do(ended(10, EXIT_3)) == ASK
+    play.do(STOP, ALL_GONE)
+    assert play.service.state is State.DEAD
+    assert play.do(SECOND_REQUEST) == SPAWN
+    play.do(spawned(20))
+    # The answer to the first has not come yet.
+    assert play.do(took(20)) == [ev.CancelTimer(), completed("second")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -17,12 +16,12 @@ import pytest
 from tests import others
 from tests.integration import buses
 from tests.integration.buses import Installation, Place
+from tests.integration.pairs import ENGINES, USERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent.parent
-USERS = ["self", "nobody"] if os.geteuid() == 0 else ["self"]
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +103,7 @@ def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]
     buses.remove(directory)
 
 
-@pytest.fixture(params=["dbus-broker", "dbus-daemon"])
+@pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
     """Both engines; none may be missing."""
     name: str = request.param

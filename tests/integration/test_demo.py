@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from broker.process import procfs
-from tests.integration.conftest import USERS
+from tests.integration.pairs import USERS
 from tests.others import ROOT
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import pytest
 
 from broker.errors import RemoteError
 from tests.aio_client import PROCESS
+from tests.integration.pairs import on_one
 
 if TYPE_CHECKING:
     from tests.integration.buses import Bus, Place
@@ -60,6 +61,7 @@ async def end(bus: Bus, member: str, number: int) -> None:
     await bus.client.call("ResetFailed", "s", NAME)
 
 
+@on_one()
 async def test_every_exit_status(place: Place) -> None:
     place.add(NAME, f"{place.service} -d {NAME}")
     async with place.serve() as bus:
@@ -67,6 +69,7 @@ async def test_every_exit_status(place: Place) -> None:
             await end(bus, "Exit", status)
 
 
+@on_one("dbus-daemon")
 async def test_every_signal(place: Place) -> None:
     place.add(NAME, f"{place.service} -d {NAME}")
     async with place.serve() as bus:

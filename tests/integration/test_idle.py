@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.integration.buses import guardians_of
+from tests.integration.pairs import on_one
 
 if TYPE_CHECKING:
     from tests.integration.buses import Place
@@ -27,6 +28,7 @@ def switches(broker: int) -> list[str]:
     return found
 
 
+@on_one("dbus-daemon")
 async def test_no_wake_up_in_10_seconds(place: Place) -> None:
     place.add(NAME)
     async with place.serve() as bus:

@@ -21,7 +21,7 @@ from tests.aio_client import BUS_NAME, MANAGER, ROOT
 from tests.bus import generated, wire
 from tests.integration import buses
 from tests.integration.buses import Place
-from tests.integration.conftest import USERS
+from tests.integration.pairs import USERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

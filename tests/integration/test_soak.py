@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integration.pairs import on_one
 from tests.soak.report import report
 from tests.soak.soak import Plan, Soak
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 GROWTH = 1.2
 
 
+@on_one()
 @pytest.mark.asyncio
 @pytest.mark.timeout(180)
 async def test_a_random_load_leaves_nothing_behind(place: Place) -> None:

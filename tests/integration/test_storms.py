@@ -21,6 +21,7 @@ from broker.core.exits import CLD_EXITED
 from tests.aio_client import MANAGER, PROCESS, ROOT
 from tests.bench.buses import resident
 from tests.integration.buses import TEST, open_fifo, standing_still
+from tests.integration.pairs import on_one
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,6 +114,7 @@ async def manager(bus: Bus, name: str) -> Any:
     return await bus.client.get(ROOT, MANAGER, name)
 
 
+@on_one()
 @pytest.mark.parametrize("mode", ["stream", "burst"])
 async def test_a_storm_of_orphans(place: Place, storm_program: Path, mode: str) -> None:
     count = COUNT if place.user.uid is None else COUNT // 2
@@ -166,6 +168,7 @@ def deaf() -> Iterator[list[subprocess.Popen[str]]]:
         each.communicate()
 
 
+@on_one("dbus-daemon")
 async def test_a_listener_that_never_reads_costs_the_broker_nothing(
     place: Place, storm_program: Path, deaf: list[subprocess.Popen[str]]
 ) -> None:
@@ -194,6 +197,7 @@ async def test_a_listener_that_never_reads_costs_the_broker_nothing(
         assert after <= RATIO * before, figures
 
 
+@on_one()
 async def test_what_the_bus_does_not_take_is_dropped_and_counted(
     place: Place, storm_program: Path
 ) -> None:

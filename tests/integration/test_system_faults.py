@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from tests.integration.buses import Bus
 
-pytestmark = pytest.mark.square
-
 NAME = "org.activation.Test.One"
 OTHER = "org.activation.Test.Other"
 CALL = f"busctl --address=$DBUS_SESSION_BUS_ADDRESS call {NAME} / org.activation.Test Echo s x"

@@ -39,6 +39,7 @@ KNOWN: Final = {
     },
     "dbus-daemon": {
         **_BOTH,
+        "dbusmock/test_systemd: *": _SYSTEMD,
         "libdbus/test-dbus-daemon*: /limits/max-match-rules-per-connection": "the limit is one "
         "for all, and the broker needs more rules than the file allows",
     },

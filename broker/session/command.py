@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from broker.services.leaks import Leak
     from broker.session.config import Config
 
+# In seconds: so often what may be a leak is looked at again, while there is grace.
+LOOK: Final = 0.1
 # Variables of the bus that we were started on; dbus-run-session drops the same.
 _DROPPED: Final = {
     "DBUS_SESSION_BUS_PID",
@@ -149,11 +151,11 @@ class _Session:
             left = deadline - loop.time()
             if not found or left <= 0 or hurried.is_set():
                 return found
-            # One of them may end the wait for all others. (What is not our own child ends
-            # without a word: it is looked for again at the deadline.)
+            # One of them may end the wait for all others. (What is not our own child ends, and
+            # what executes another program is ignored, without a word: hence LOOK.)
             own = [process for each in found if (process := supervisor.processes.get(each.pid))]
             ends = {
-                loop.create_task(supervisor.until(partial(_one_has_ended, own), left)),
+                loop.create_task(supervisor.until(partial(_one_has_ended, own), min(left, LOOK))),
                 loop.create_task(hurried.wait()),
             }
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

@@ -82,7 +82,7 @@ from broker import cli
 from broker.core import events, service
 from broker.core.state import State
 
-service.TRANSITIONS[State.DEAD, events.ResetFailed] = service.Service._impossible
+service.TRANSITIONS[State.DEAD, events.ResetFailed] = service._row(service.Service._impossible)
 cli.main()
 """
 RESET: Final = (

@@ -225,7 +225,7 @@ class Bus:
     def service(self, name: str) -> Service:
         """A service by its name; raises RemoteError (ServiceUnknown) if there is none."""
         self.remote.ask("GetService", "s", name)
-        return Service(self, name)
+        return Service(name, self.remote, self.wait)
 
     def start(self, name: str, timeout: float | None = None) -> Service:
         """Activate a service, and wait until it has its name.
@@ -251,7 +251,7 @@ class Bus:
             raise self._not_started(name, e.name, str(e)) from None
         except NoReply:
             raise self.late(name, timeout) from None
-        return Service(self, name)
+        return Service(name, self.remote, self.wait)
 
     def late(self, name: str, timeout: float | None) -> StartError:
         """The error of a service that has not taken its name in the test's own time."""
@@ -259,7 +259,7 @@ class Bus:
         return self._not_started(name, NoReply.dbus_name, text)
 
     def _not_started(self, name: str, error: str, text: str) -> StartError:
-        service = Service(self, name)
+        service = Service(name, self.remote, self.wait)
         about = service.properties()
         return StartError(
             error,
@@ -414,7 +414,7 @@ class Bus:
             self.last = self.remote.snapshot()
             for about in self.last.services.values():
                 if about["NActivations"]:
-                    self.logs[about["Name"]] = Service(self, about["Name"]).log
+                    self.logs[about["Name"]] = Service(about["Name"], self.remote, self.wait).log
             self.drain()
         if self.last is None:
             raise NoReply("the broker was not asked before it ended")

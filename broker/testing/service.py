@@ -12,8 +12,10 @@ from broker.process import procfs
 from broker.testing.events import returncode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from broker.client.client import Client
     from broker.client.snapshot import Snapshot
-    from broker.testing.bus import Bus
 
 _RUNNING: Final = ("activating", "active", "deactivating")
 # Lines of a service's log in the text of an error.
@@ -92,16 +94,18 @@ class Service:
     All of them raise ``broker.errors.RemoteError`` if the bus knows no such service.
     """
 
-    def __init__(self, bus: Bus, name: str) -> None:
+    def __init__(self, name: str, remote: Client, wait: Callable[[float | None], bool]) -> None:
+        """A service that is asked for by a connection; ``wait`` is the bus's."""
         self.name = name
-        self._bus = bus
+        self._remote = remote
+        self._wait = wait
 
     def __repr__(self) -> str:
         return f"<Service {self.name}>"
 
     def properties(self) -> dict[str, Any]:
         """Everything that the broker says of it, by the D-Bus interface's names."""
-        return self._bus.remote.service(self.name)
+        return self._remote.service(self.name)
 
     @property
     def state(self) -> str:
@@ -139,12 +143,12 @@ class Service:
     @property
     def processes(self) -> list[Process]:
         """All of them, in the order of their starts: live ones, and the last 16 that ended."""
-        return of_snapshot(self._bus.remote.snapshot(), self.name)
+        return of_snapshot(self._remote.snapshot(), self.name)
 
     @property
     def log(self) -> list[str]:
         """The lines that it wrote on its standard output and error."""
-        lines, _dropped = self._bus.remote.ask("GetLog", "stu", self.name, 0, 0)
+        lines, _dropped = self._remote.ask("GetLog", "stu", self.name, 0, 0)
         return [line[-1] for line in lines]
 
     def wait(self, timeout: float | None = None) -> int | None:
@@ -162,7 +166,7 @@ class Service:
             about = self.properties()
             if self.over(about):
                 return ended(about)
-            if not self._bus.wait(deadline):
+            if not self._wait(deadline):
                 raise TimeoutError(f"{self.name} is still {about['ActiveState']} ({timeout:g} s)")
 
     def over(self, about: dict[str, Any]) -> bool:
@@ -179,14 +183,14 @@ class Service:
         Raises:
             RemoteError: it has no such process (org.activation.Broker1.Error.NotRunning).
         """
-        self._bus.remote.ask("KillService", "ssi", self.name, whom, int(number))
+        self._remote.ask("KillService", "ssi", self.name, whom, int(number))
 
     def stop(self) -> None:
         """End all its processes: SIGTERM, and SIGKILL after the stop timeout.
 
         What it had left behind ends too, and is no leak any more.
         """
-        self._bus.remote.call("StopService", "s", self.name)
+        self._remote.call("StopService", "s", self.name)
 
 
 def ended(about: dict[str, Any]) -> int | None:

@@ -184,8 +184,18 @@ def test_a_command_that_hangs_ends_with_a_signal(
     )
     while not any(sleeps_for_good(pid) for pid in procfs.children_of(command.pid)):
         pass
+    # It may have been another child, for a moment, of a Python that is still starting.
+    while not blocks(command.pid, number):
+        pass
     command.send_signal(number)
     assert command.wait(20) == 128 + number
+
+
+def blocks(pid: int, number: int) -> bool:
+    """Whether a process has a signal blocked, as ``run`` has those that it reads."""
+    text = (procfs.read(f"/proc/{pid}/status") or b"").decode()
+    (line,) = (line for line in text.splitlines() if line.startswith("SigBlk:"))
+    return bool(int(line.split()[1], 16) >> number - 1 & 1)
 
 
 def sleeps_for_good(pid: int) -> bool:

@@ -1,1 +1,1 @@
-"""The rules: pure, without sockets, clocks or processes."""
+"""The rules: pure code, without sockets, clocks or processes."""

@@ -1,17 +1,17 @@
-"""Whose child a process is: from the marks that it bears, never from a guess.
+"""Matches a process to its activation by the marks that it bears, never by a guess.
 
-The broker is the subreaper of all that it starts, so orphans come to it
-without a word about whose they are. Each activation gets marks before its
-first instruction runs, and what is forked inherits them:
+The broker is the subreaper of every process that it starts, so it adopts their
+orphans, and the kernel does not say which service an orphan comes from. Each
+activation gets marks before its first instruction runs, and its forks inherit them:
 
 - ``tag``: RLIMIT_LOCKS, a limit that the kernel has not enforced since 2.4.25
   but still inherits, shows for every process, and keeps for a zombie;
-- ``cgroup``: a cgroup v2 directory of its own, where there can be no tag.
+- ``cgroup``: a cgroup v2 directory of its own, where no tag can be set.
 
 The environment is no mark: a zombie has none, and a process may overwrite it.
-A session or process group that is an activation's own is weaker evidence (a
-daemon leaves it) but never wrong while a process of the activation lives: the
-kernel does not give a PID out again that is still somebody's session or group.
+An activation's own session or process group is weaker evidence (a daemon leaves
+it) but never wrong while a process of the activation lives: the kernel does not
+reuse a PID that is still the number of a session or group.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Attribution(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What can be read of a process, dead or alive.
+    """The marks that can be read from a process, alive or a zombie.
 
     Attributes:
         tag: its hard RLIMIT_LOCKS; None where it cannot be read.
@@ -54,11 +54,11 @@ class Evidence:
 
 @dataclass(slots=True)
 class Marks:
-    """Which activation each mark belongs to.
+    """Maps each mark to its activation.
 
     Attributes:
-        stride: an activation owns the tags from its own down to the next one's,
-            exclusive: a broker nested in it tags within that range.
+        stride: the number of tags that an activation owns, from its own downwards:
+            a broker nested in it tags within that range.
     """
 
     stride: int = 0
@@ -84,7 +84,7 @@ class Marks:
         self._leaders = {k: v for k, v in self._leaders.items() if v != activation}
 
     def attribute(self, evidence: Evidence) -> tuple[int | None, Attribution]:
-        """The activation that a process belongs to, and what says so."""
+        """The activation of a process, and the mark that proves it."""
         path = evidence.cgroup
         while path and path != "/":
             if path in self._cgroups:

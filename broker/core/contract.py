@@ -1,7 +1,7 @@
-"""The interface as its clients need it: names, and the types that they rely on.
+"""The D-Bus interface as clients need it: names, and the types that they rely on.
 
-Not imported from the daemon's room, which a client does not need, nor read from its XML,
-which takes longer than ``list`` has. The tests hold it against that.
+Not imported from the daemon's package, which a client does not need, nor read from the XML,
+which would take too long for ``list``. The tests compare this module with the XML.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PROCESS: Final = f"{BUS_NAME}.Process"
 PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
 
-# The type of the answer, by method. All those that only read are called Get or List.
+# The type of the answer, by method. Every read-only method is called Get or List.
 ANSWERS: Final = {
     "StartService": "o",
     "StopService": "",
@@ -50,7 +50,7 @@ SIGNALS: Final = {
     (OBJECT_MANAGER, "InterfacesAdded"): "oa{sa{sv}}",
     (OBJECT_MANAGER, "InterfacesRemoved"): "oas",
 }
-# What the details of a signal have at least.
+# The details that a signal always has.
 DETAILS: Final = {
     "ProcessExited": {
         "t": "UserUSec SystemUSec MaxRSSBytes",
@@ -58,7 +58,7 @@ DETAILS: Final = {
     },
     "ActivationFailed": {"s": "Result", "u": "ExecMainPID", "i": "ExecMainCode ExecMainStatus"},
 }
-# What they may have.
+# The details that it may have.
 MORE_DETAILS: Final = {"t": "ExitTimestamp StateChangeTimestamp"}
 # The properties of an interface, by type.
 TYPES: Final = {
@@ -93,7 +93,7 @@ TYPES: Final = {
         "UserUSec SystemUSec MaxRSSBytes",
     },
 }
-# Those that a broker of an older version does not have.
+# The properties that a broker of an older version lacks.
 LATER: Final = {
     SERVICE: {
         "u": "OwnerPID",
@@ -103,7 +103,7 @@ LATER: Final = {
     PROCESS: {"t": "Activation"},
 }
 STATES: Final = ("inactive", "activating", "active", "deactivating", "failed")
-# The values of those that have few. Others are words that people read: there may be more.
+# The values of enumerated properties. Other strings are for people, and may get new values.
 VALUES: Final = {
     "ActiveState": STATES,
     "State": ("running", "exited"),
@@ -113,7 +113,7 @@ VALUES: Final = {
     "ExecMainStatus": range(256),
     "ExitStatus": range(256),
 }
-# Those that hold a service's name; an orphan's is empty.
+# The properties that hold a service's name; an orphan's is empty.
 NAMING: Final = ("Name", "ServiceName")
 
 _ABSENT: Final = {
@@ -123,19 +123,19 @@ _ABSENT: Final = {
 
 
 def is_absent(e: RemoteError) -> bool:
-    """Whether the bus answered, and not the broker: nobody owns its name."""
+    """Whether the bus answered in the broker's place: the broker's name has no owner."""
     return e.name in _ABSENT and e.sender == "org.freedesktop.DBus"
 
 
 def is_proxys(e: RemoteError) -> bool:
-    """Whether neither the broker nor the bus answered, but what is between it and us.
+    """Whether a proxy between us and the bus answered, not the broker or the bus.
 
     "On a message bus, this header field is controlled by the message bus" (D-Bus specification,
-    SENDER): what has none did not come through it. So xdg-dbus-proxy answers for itself.
+    SENDER): a message without it did not come through the bus. xdg-dbus-proxy answers so.
     """
     return not e.sender
 
 
 def has_left(e: RemoteError) -> bool:
-    """Whether the bus answered because the broker's connection ended before it did."""
+    """Whether the bus answered because the broker's connection ended before its answer."""
     return e.name == "org.freedesktop.DBus.Error.NoReply" and e.sender == "org.freedesktop.DBus"

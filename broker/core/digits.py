@@ -1,13 +1,13 @@
-"""Numbers in text of others."""
+"""Parses decimal numbers in foreign text."""
 
 from __future__ import annotations
 
 
 def decimal(text: str, most: int) -> int | None:
-    """The number that ASCII's digits write; None if it is none, or above ``most``.
+    """The number written in ASCII digits; None for any other text, and above ``most``.
 
-    ``str.isdigit`` alone lets pass what ``int`` refuses (the superscript two), and ``int``
-    takes other scripts' digits, signs, blanks and underscores, and refuses 4300 digits.
+    ``str.isdigit`` alone accepts characters that ``int`` refuses (the superscript two), and
+    ``int`` accepts other scripts' digits, signs, blanks and underscores, and refuses 4300 digits.
     """
     if not (text.isascii() and text.isdecimal()):
         return None

@@ -1,4 +1,4 @@
-"""The activation environment, and what may stand in it."""
+"""The activation environment, and the variables that it may hold."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 # In bytes. execve takes no string longer than MAX_ARG_STRLEN (32 pages, of 4 KiB at
-# least), and of all arguments and variables no more than a quarter of the limit on the
-# stack, which is 8 MiB nearly everywhere: half of that, so that arguments fit too.
+# least). All arguments and variables together may take a quarter of the limit on the
+# stack, which is 8 MiB nearly everywhere: variables get half of that, arguments the rest.
 MAX_VARIABLE: Final = 131_072
 MAX_TOTAL: Final = 1 << 20
-# Characters of what a client sent, and entries of it, that a message of ours repeats.
+# How many characters of a client's text, and how many entries, our messages repeat.
 QUOTED: Final = 60
 LISTED: Final = 5
 
 
 def check_name(name: str) -> None:
-    """Refuse what ``execve`` cannot carry as a variable's name.
+    """Refuse a variable's name that ``execve`` cannot carry.
 
     Raises:
         InvalidArgs: the text quotes the name.
@@ -30,12 +30,12 @@ def check_name(name: str) -> None:
 
 
 def check_value(name: str, value: str) -> None:
-    """Refuse values that cannot be carried: NUL ends a string in the kernel's view.
+    """Refuse a value that ``execve`` cannot carry: for the kernel, NUL ends a string.
 
     A newline is legal: exported shell functions and certificates have many.
 
     Raises:
-        InvalidArgs: the text quotes the name, and the value as far as it is short.
+        InvalidArgs: the text quotes the name and the value, shortened.
     """
     if "\0" in value:
         raise InvalidArgs(f"NUL in the value of {shorten(name)}: {quote(value)}")
@@ -48,7 +48,7 @@ def parse_assignment(text: str) -> tuple[str, str]:
     """Name and value of ``NAME=value``.
 
     Raises:
-        InvalidArgs: it is none.
+        InvalidArgs: the text is no assignment.
     """
     name, separator, value = text.partition("=")
     if not separator:
@@ -62,8 +62,8 @@ def merge(environment: Mapping[str, str], changes: Mapping[str, str]) -> dict[st
     """The environment with the changes made.
 
     Raises:
-        LimitsExceeded: it would be larger than ``MAX_TOTAL``. One that was so from
-            the start may be changed, but not grow.
+        LimitsExceeded: it would grow beyond ``MAX_TOTAL``. An environment that was
+            larger from the start may change, but not grow.
     """
     merged = {**environment, **changes}
     total = size(merged)
@@ -75,32 +75,32 @@ def merge(environment: Mapping[str, str], changes: Mapping[str, str]) -> dict[st
 
 
 def size(environment: Mapping[str, str]) -> int:
-    """What it takes of the room that execve has, in bytes."""
+    """The bytes that the environment takes up in execve."""
     return sum(_size(name, value) + 8 for name, value in environment.items())  # 8: its pointer
 
 
 def _size(name: str, value: str) -> int:
-    """Of the string "NAME=value" with its NUL; more where it is not UTF-8."""
+    """The bytes of "NAME=value" with its NUL; more than those where it is not UTF-8."""
     return sum(len(each.encode("utf-8", "surrogatepass")) + 1 for each in (name, value))
 
 
 def largest(environment: Mapping[str, str]) -> str:
-    """The name of the variable that takes most room."""
+    """The name of the largest variable."""
     return max(environment, key=lambda name: _size(name, environment[name]))
 
 
 def quote(text: str) -> str:
-    """A client's text as our messages repeat it: in one line, and not megabytes of it."""
+    """A client's text as our messages repeat it: one short line."""
     return repr(text) if len(text) <= QUOTED else f"{text[:QUOTED]!r}…"
 
 
 def shorten(text: str) -> str:
-    """Like ``quote``, but a plain word is left plain."""
+    """Like ``quote``, but a short identifier gets no quotes."""
     return text if text.isidentifier() and len(text) <= QUOTED else quote(text)
 
 
 def listed(texts: Iterable[str]) -> list[str]:
-    """The first few, and how many there are besides."""
+    """The first few texts, and the number of the others."""
     every = list(texts)
     more = len(every) - LISTED
     return every[:LISTED] + ([f"and {more} more"] if more > 0 else [])
@@ -109,9 +109,9 @@ def listed(texts: Iterable[str]) -> list[str]:
 def loads_code(name: str) -> bool:
     """Whether the variable makes programs run code that is not their own.
 
-    Those of ld.so(8) that its secure mode ignores for that reason, and the like of
-    interpreters. Same user, so it is allowed; but whoever looks for the cause of a
-    changed service should find it in the log.
+    These are the variables that ld.so(8) ignores in secure mode for that reason, and their
+    counterparts for interpreters. The caller has the same user, so it is allowed; but the
+    log should show the cause of a service's changed behaviour.
     """
     return name.startswith("LD_") or name in _LOADERS
 
@@ -130,9 +130,9 @@ _LOADERS: Final = {
     "RUBYOPT",
 }
 
-# Of the broker's own environment, what means something for the broker alone:
-# the descriptors and the socket that its own supervisor gave it, and whose
-# service it is. (dbus-daemon strips the same, WATCHDOG_* excepted.)
+# Variables with a meaning for the broker alone: they name the descriptors and the
+# socket that its own supervisor gave it, and the service that it is itself.
+# (dbus-daemon strips the same, WATCHDOG_* excepted.)
 PRIVATE = frozenset(
     {
         "DBUS_STARTER_ADDRESS",
@@ -151,5 +151,5 @@ PRIVATE = frozenset(
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
-    """The activation environment to begin with."""
+    """The initial activation environment."""
     return {name: value for name, value in environ.items() if name not in PRIVATE}

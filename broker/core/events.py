@@ -1,4 +1,4 @@
-"""What can happen to a service, and what it asks to be done about it."""
+"""The events that a service handles, and the effects that it asks for."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ if TYPE_CHECKING:
     from broker.core.exits import Exit, Result
     from broker.errors import DBusError
 
-# Who waits for an activation: an engine's request or a caller of StartService.
+# Stands for a waiter of an activation: an engine's request, or a call of StartService.
 # The core only hands it back.
 Token: TypeAlias = Hashable
 
 
 class OwnerKind(enum.Enum):
-    """Whose process owns the name."""
+    """Where the process that owns the name comes from."""
 
-    OWN = enum.auto()  # of the service itself
-    OTHER = enum.auto()  # of another service of the broker
-    FOREIGN = enum.auto()  # not the broker's
+    OWN = enum.auto()  # the service itself
+    OTHER = enum.auto()  # another service of the broker
+    FOREIGN = enum.auto()  # outside the broker
 
 
 class Timer(enum.Enum):
-    """What a service's one timer is armed for."""
+    """The purposes of a service's one timer."""
 
-    ACTIVATION = enum.auto()  # the name must be owned by then
-    HANDOVER = enum.auto()  # the same, where all processes of the activation have ended well
-    SERVING = enum.auto()  # the bus must have said whom a failed activation's processes serve
-    STOP = enum.auto()  # SIGTERM must have done by then
-    KILL = enum.auto()  # a short while, then SIGKILL once more
+    ACTIVATION = enum.auto()  # deadline for the name
+    HANDOVER = enum.auto()  # the same, once all processes of the activation have exited with 0
+    SERVING = enum.auto()  # deadline for the bus to say which processes own other names
+    STOP = enum.auto()  # deadline for SIGTERM
+    KILL = enum.auto()  # a short pause before the next SIGKILL
 
 
 # -- events ----------------------------------------------------------------------
@@ -40,7 +40,7 @@ class Timer(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """Someone wants the name."""
+    """A client wants the name."""
 
     token: Token
 
@@ -55,9 +55,9 @@ class Spawned:
 
 @dataclass(frozen=True, slots=True)
 class SpawnRefused:
-    """There is no process: the program or the system did not let it be.
+    """No process was started: the program or the system prevented it.
 
-    After ``Spawned``: there is one, which could not execute the program, and is about to end.
+    After ``Spawned``: the process exists, could not execute the program, and is about to end.
     """
 
     error: DBusError
@@ -66,10 +66,10 @@ class SpawnRefused:
 
 @dataclass(frozen=True, slots=True)
 class NameAcquired:
-    """A connection took the name; ``pid`` is its process (0: gone already, or out of sight).
+    """A connection took the name; ``pid`` is its process (0: ended already, or not visible).
 
     ``started`` and ``current`` are as in the process's ``ProcessExited``, which may have
-    come first. Of an owner that has gone ``started`` is when we heard of it.
+    come first. For an owner that has already gone, ``started`` is when we heard of it.
     """
 
     owner: str
@@ -81,7 +81,7 @@ class NameAcquired:
 
 @dataclass(frozen=True, slots=True)
 class NameLost:
-    """Nobody owns the name any more."""
+    """The name has no owner any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +103,12 @@ class Emptied:
 
 @dataclass(frozen=True, slots=True)
 class OnlyServing:
-    """All that ``SignalAll`` did not spare has gone."""
+    """Only the processes that ``SignalAll`` spared are left."""
 
 
 @dataclass(frozen=True, slots=True)
 class OwnerConfirmed:
-    """The bus answered ``ConfirmOwner``; all that it had said before has been handled."""
+    """The bus answered ``ConfirmOwner``; its earlier messages have been handled."""
 
     owner: str
 
@@ -122,17 +122,17 @@ class TimerFired:
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """The service shall end."""
+    """A client wants the service stopped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signalled:
-    """Somebody has sent its processes a signal through us."""
+    """A client has sent a signal to its processes through us."""
 
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """The session ends: nothing is started any more, and no death is a failure."""
+    """The session ends: no more starts, and no death is a failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ Event: TypeAlias = (
 class Spawn:
     """Start the program; answer with ``Spawned`` or ``SpawnRefused`` before anything else.
 
-    ``SpawnRefused`` may also come later, where the program is on a disk that is slow to answer.
+    ``SpawnRefused`` may also come later, if the program's file system is slow to answer.
     """
 
 
@@ -187,10 +187,10 @@ class ConfirmOwner:
 
 @dataclass(frozen=True, slots=True)
 class CompleteActivation:
-    """The name is owned: tell those who waited.
+    """The name is owned: tell the waiters.
 
     If not ``sure``, its owner has gone, perhaps before the engine asked for it. Then the
-    engine's requests are let go as well, so that it does not wait for nobody.
+    engine's requests are dismissed as well, since no owner may be left to answer them.
     """
 
     tokens: tuple[Token, ...]
@@ -199,7 +199,7 @@ class CompleteActivation:
 
 @dataclass(frozen=True, slots=True)
 class FailActivation:
-    """The name will not be owned: tell those who waited, and everybody, why."""
+    """The activation failed: tell the waiters and everybody else why."""
 
     tokens: tuple[Token, ...]
     error: DBusError
@@ -209,8 +209,8 @@ class FailActivation:
 class SignalAll:
     """Send a signal to every process of the service.
 
-    If ``sparing``, not to those that the bus said serve somebody by another name; and
-    ``OnlyServing`` follows as soon as no others are left.
+    If ``sparing``, except the processes that own another name, as the bus has said; and
+    ``OnlyServing`` follows as soon as only those are left.
     """
 
     signal: int
@@ -219,7 +219,7 @@ class SignalAll:
 
 @dataclass(frozen=True, slots=True)
 class CompleteStop:
-    """Nothing of the service runs: tell those who waited for that."""
+    """No process of the service is left: tell the callers that wait for its end."""
 
 
 Effect: TypeAlias = (

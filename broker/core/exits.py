@@ -1,4 +1,4 @@
-"""How a process ended, in waitid's terms, and what that means for its service."""
+"""The exit of a process, in waitid's terms, and its meaning for the service."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 
 class Result(enum.StrEnum):
-    """Why a service is not running any more; systemd's words."""
+    """Why a service no longer runs, in systemd's words."""
 
     SUCCESS = "success"
     EXIT_CODE = "exit-code"
@@ -26,8 +26,8 @@ CLD_EXITED: Final = 1
 CLD_KILLED: Final = 2
 CLD_DUMPED: Final = 3
 
-# SIGHUP, SIGINT, SIGPIPE, SIGTERM: how a daemon is told to stop, or learns that
-# nobody listens. systemd counts the same four as success (systemd.service(5),
+# SIGHUP, SIGINT, SIGPIPE, SIGTERM: they tell a daemon to stop, or that its reader
+# has gone. systemd counts the same four as success (systemd.service(5),
 # SuccessExitStatus=); GDBus ends its process with SIGTERM when the bus goes.
 CLEAN_SIGNALS: Final = frozenset({1, 2, 13, 15})
 
@@ -36,7 +36,7 @@ CLEAN_SIGNALS: Final = frozenset({1, 2, 13, 15})
 class Exit:
     """The end of a process: ``code`` is si_code, ``status`` exit status or signal number.
 
-    A ``code`` of 0 is the end of a process that was not ours to wait for.
+    A ``code`` of 0 stands for the end of a process that was not our child.
     """
 
     code: int
@@ -44,12 +44,12 @@ class Exit:
 
     @property
     def zero(self) -> bool:
-        """Whether it exited with status 0, or its end is not known to be worse."""
+        """Whether it exited with status 0, or its exit is unknown."""
         return self.code == 0 or (self.code == CLD_EXITED and self.status == 0)
 
     @property
     def clean(self) -> bool:
-        """Whether a service that had its name ended well this way."""
+        """Whether this is a clean exit for a service that had its name."""
         return self.zero or (self.code == CLD_KILLED and self.status in CLEAN_SIGNALS)
 
     @property

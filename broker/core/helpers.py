@@ -1,16 +1,16 @@
-"""Which orphans of a service are its helpers: those that it can still talk to.
+"""Tells a service's helpers from its leaks: a helper is an orphan that it can still talk to.
 
 A pipe and a pair of sockets have two ends. A process *stands* at an end if it holds that
-one and not the other. An orphan is a helper if it holds an end whose other end is held by a
-process that may stay, and
+end and not the other. An orphan is a helper if it holds an end, a process that may stay
+holds the other end, and
 
 - no process that may stay holds the orphan's end as well, or
 - the orphan stands at its end, and no process that may stay does.
 
-That is what tells a helper from a leak: who was forked carelessly has inherited the
-service's own ends, such as its output, its connection to the bus or its side of a talk with
-somebody else, and both ends of what wakes a main loop. A helper and a service that talk to
-each other may hold too much, but not both of them: then nobody can tell.
+This tells a helper from a leak, because a carelessly forked process has inherited the
+service's own ends, such as its output, its connection to the bus or its side of another
+conversation, and both ends of the pipe that wakes its main loop. Of a helper and its
+service, one may hold too many ends, but not both: then the two cases look the same.
 
 Rejected: any pipe in common (a leak shares its service's output), descent and sessions (a
 helper daemonizes as a leak does), a list of programs.
@@ -41,11 +41,11 @@ def helpers(
     staying: Mapping[int, AbstractSet[End]],
     other: Callable[[End], End | None],
 ) -> set[int]:
-    """Those of the orphans that hold a conversation with one that stays.
+    """The orphans that are connected to a process that stays.
 
     Args:
-        orphans, staying: what each of them holds, by PID.
-        other: the other end; None where it is gone, or not known.
+        orphans, staying: the ends that each process holds, by PID.
+        other: returns the other end; None if it is closed or unknown.
     """
     held = {end for ends in staying.values() for end in ends}
     stood_at = {end for ends in staying.values() for end in ends if other(end) not in ends}

@@ -1,4 +1,4 @@
-"""A service's newest activations: when each was asked for, started, served, and was over."""
+"""A service's newest activations, each with its times of request, start, name and end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from broker.core.clock import Instant
 
-# A service that is started again and again, for ever, is remembered no longer than this.
+# How many activations of a service are remembered.
 KEPT: Final = 16
 _OWNED: Final = (State.RUNNING, State.EXTERNAL)
 _OVER: Final = (State.DEAD, State.FAILED, State.EXTERNAL)
@@ -23,16 +23,16 @@ _OVER: Final = (State.DEAD, State.FAILED, State.EXTERNAL)
 
 @dataclass(slots=True)
 class Activation:
-    """One start of a service, with the time that it served.
+    """One start of a service, and the time that it served.
 
     Attributes:
-        number: among the service's activations, from 1 on.
-        pid: of the process that was spawned; 0 if there was none.
-        started: when that was spawned.
-        owned: when the name was owned; never if it failed.
-        ended: of one that failed, then; else when the service was at rest, the next start
-            began, or somebody else had taken the name.
-        result: why it failed, or why what it had started ended badly.
+        number: counts the service's activations from 1 on.
+        pid: the spawned process; 0 for none.
+        started: when it was spawned.
+        owned: when the name was owned; NEVER if the activation failed.
+        ended: when the activation failed; otherwise when the service was at rest, the next
+            start began, or a foreign process had taken the name.
+        result: why the activation failed, or why its processes ended badly.
     """
 
     number: int
@@ -46,7 +46,7 @@ class Activation:
 
 @dataclass(slots=True)
 class History:
-    """Oldest first; the newest may go on."""
+    """The activations, oldest first; the newest may still go on."""
 
     _activations: deque[Activation] = field(default_factory=lambda: deque(maxlen=KEPT))
 
@@ -54,16 +54,16 @@ class History:
         return iter(self._activations)
 
     def begin(self, number: int, result: Result, now: Instant) -> None:
-        """A start begins; ``result`` is that of the one before."""
+        """A start begins; ``result`` is that of the previous activation."""
         self._end(result, now)
         self._activations.append(Activation(number, now))
 
     def spawned(self, pid: int, at: Instant) -> None:
-        """The newest one has a process."""
+        """The newest activation has a process."""
         self._activations[-1].pid, self._activations[-1].started = pid, at
 
     def note(self, state: State, result: Result, now: Instant) -> None:
-        """Take what an event has made of the service."""
+        """Note the service's state after an event."""
         newest = self._open
         if newest is None or state is State.START:
             return
@@ -80,6 +80,6 @@ class History:
     def _end(self, result: Result, now: Instant) -> None:
         if newest := self._open:
             newest.ended = now
-            # The gate is shut in the face of the next one.
+            # The start limit refuses the next start, and says nothing about this one.
             if result is not Result.START_LIMIT_HIT:
                 newest.result = result

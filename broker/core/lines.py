@@ -1,4 +1,4 @@
-"""Bytes as they come from a pipe, made into lines of text."""
+"""Splits the bytes that arrive from a pipe into lines of text."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Final
 
 from broker.core.printable import KEPT, printable
 
-# In bytes. A longer line becomes several: so much is held of each that has no end
-# yet, and to people it is no line any more.
+# In bytes. A longer line becomes several: each unfinished line may take this much
+# memory, and people do not read longer ones.
 LONGEST: Final = 8192
-# At the end of a line that goes on in the next.
+# At the end of a line that continues in the next.
 MARK: Final = "…"
 _KEPT: Final = KEPT
 
 
 class Lines:
-    """One stream's lines: the same ones however its bytes are split on the way."""
+    """One stream's lines, the same for any split of its bytes into reads."""
 
     __slots__ = ("_rest",)
 
@@ -23,7 +23,7 @@ class Lines:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are whole with these bytes, without their newlines."""
+        """The lines that these bytes complete, without their newlines."""
         *whole, rest = (self._rest + data).split(b"\n")
         lines: list[bytes] = []
         for line in whole:
@@ -35,18 +35,18 @@ class Lines:
         return lines + pieces
 
     def finish(self) -> list[bytes]:
-        """The line that has no newline and will get none, if there is one."""
+        """The last line, if the stream ended without a newline."""
         rest, self._rest = self._rest, b""
         return [rest] if rest else []
 
 
 def _pieces(line: bytes) -> list[bytes]:
-    """A line in pieces that are not too long; all but the last are marked."""
+    """A line in pieces of bounded length; all but the last are marked."""
     pieces = []
     start = 0
     while len(line) - start > LONGEST:
         end = start + LONGEST
-        # Not within a character, of which the bytes after the first are 10xxxxxx.
+        # Not within a character: its bytes after the first are 10xxxxxx.
         while end > start + LONGEST - 4 and line[end] & 0xC0 == 0x80:
             end -= 1
         pieces.append(line[start:end] + MARK.encode())
@@ -55,5 +55,5 @@ def _pieces(line: bytes) -> list[bytes]:
 
 
 def text(line: bytes) -> str:
-    r"""A line that can be shown: what is no UTF-8, or would drive a terminal, is ``\xff``."""
+    r"""A line that can be shown: invalid UTF-8 and control characters become ``\xff``."""
     return printable(line.decode("utf-8", "backslashreplace"), keep=_KEPT)

@@ -1,4 +1,4 @@
-"""What a service has written lately: the newest lines, within bounds."""
+"""The newest lines of a service's output, within bounds."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 STDOUT: Final = "stdout"
 STDERR: Final = "stderr"
-# For each service: bytes of text in UTF-8, and lines, since an empty one takes
-# some 200 bytes as well. A full log is a megabyte.
+# Per service: bytes of text in UTF-8, and lines, since an empty line takes some
+# 200 bytes as well. A full log is a megabyte.
 MOST_BYTES: Final = 256 * 1024
 MOST_LINES: Final = 4096
-# What of it goes into the report of a failed activation: lines, and characters of each.
+# The part that the report of a failed activation gets: lines, and characters of each.
 LAST_LINES: Final = 10
 LAST_WIDTH: Final = 240
 
@@ -28,10 +28,10 @@ class Entry(NamedTuple):
     """One line.
 
     Attributes:
-        serial: 1 for the service's first line, and no number is left out.
+        serial: 1 for the service's first line, without gaps.
         at: when the broker read it.
-        activation: the number of the activation whose processes wrote it. Which of
-            them it was, a pipe does not say.
+        activation: the number of the activation that wrote it. A pipe does not say
+            which of its processes it was.
         stream: stdout or stderr.
     """
 
@@ -48,7 +48,7 @@ class Log:
     Attributes:
         service: its name.
         last: the serial of the newest line; 0 if there was none.
-        asked: somebody has read it, and wants to hear when there is more.
+        asked: a client has read it, and wants to hear of new lines.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class Log:
         self._most_lines = most_lines
         self._entries: deque[Entry] = deque()
         self._bytes = 0
-        # By stream, of the newest activation. Kept beside the lines, which a flood on
-        # stdout drives out.
+        # The last words of the newest activation, by stream. Kept apart from the lines,
+        # since a flood on stdout would drive them out.
         self._newest = 0
         self._words: dict[str, str] = {}
 
     def extend(self, lines: Sequence[bytes], at: Instant, activation: int, stream: str) -> None:
         """Append lines; the oldest make room for them."""
-        # Those that would have to go at once are only counted: a flood is mostly those.
+        # Lines that would be dropped at once are only counted: most of a flood is such.
         unread = max(0, len(lines) - self._most_lines)
         self.last += unread
         for line in islice(lines, unread, None):
@@ -81,26 +81,26 @@ class Log:
         self._note_words(lines, activation, stream)
 
     def after(self, serial: int, count: int = 0) -> tuple[list[Entry], int]:
-        """The lines after a serial, of which the newest ``count`` (0 for all), oldest first.
+        """The newest ``count`` lines after a serial (0 for all), oldest first.
 
         Returns:
-            them, and how many lines after the serial had to make room for newer ones.
+            the lines, and how many lines after the serial were dropped for newer ones.
         """
         oldest = self.last - len(self._entries)
-        # A serial is the caller's, and may be larger than any that there will be.
+        # The serial comes from the caller, and may be larger than any of ours.
         first = min(max(oldest, serial, self.last - count if count else 0), self.last)
         return list(islice(self._entries, first - oldest, None)), max(0, oldest - serial)
 
     def last_lines(self, activation: int) -> list[str]:
-        """The last lines of an activation, cut where they are very long."""
+        """The last lines of an activation; very long ones are cut."""
         own = (entry for entry in reversed(self._entries) if entry.activation == activation)
         return [_cut(entry.text) for entry in islice(own, LAST_LINES)][::-1]
 
     def last_words(self, activation: int) -> str:
-        """The last line of the newest activation that says something, or nothing.
+        """The last line of the newest activation that is not blank; empty if it has none.
 
-        Of stderr, if there is one: a program that ends writes out what it had kept
-        back for stdout, behind its reason.
+        A line of stderr is preferred: a program flushes its buffered stdout at its
+        end, after it has written its reason to stderr.
         """
         words = self._words if activation == self._newest else {}
         return words.get(STDERR) or words.get(STDOUT, "")

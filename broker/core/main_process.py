@@ -1,4 +1,4 @@
-"""The process that stands for a service: which one it is, and how it ended."""
+"""The main process of a service: its PID, its start and its exit."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class MainProcess:
-    """One after the other, in a service's life; remembered until there is another.
+    """The current main process, or the last one after its end.
 
     Attributes:
-        pid: 0 when it has ended.
-        last_pid: the same, also then.
-        exit, ended: unknown and never while it lives.
+        pid: 0 after its end.
+        last_pid: the same, kept after its end.
+        exit, ended: UNKNOWN_EXIT and NEVER while it lives.
     """
 
     pid: int = 0
@@ -30,12 +30,12 @@ class MainProcess:
     ended: Instant = NEVER
 
     def become(self, pid: int, started: Instant) -> None:
-        """It is another one from now on."""
+        """Another process is the main one from now on."""
         self.pid = self.last_pid = pid
         self.started = started
         self.exit, self.ended = UNKNOWN_EXIT, NEVER
 
     def end(self, end: Exit, at: Instant) -> None:
-        """It has ended."""
+        """The main process has ended."""
         self.pid = 0
         self.exit, self.ended = end, at

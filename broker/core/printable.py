@@ -1,4 +1,4 @@
-"""Text of others made fit for a message: one line, no control characters, valid UTF-8."""
+"""Makes foreign text fit for a message: one line, no control characters, valid UTF-8."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ LONGEST = 4096
 """Bytes of UTF-8 that a command line, or the text of an error, may have on the bus."""
 _LONGEST_QUOTE = 80
 _CUT = "…"
-# A tab moves nothing but the cursor, and French and Japanese are full of spaces
-# that isprintable() does not let pass: no-break, narrow no-break, ideographic. (Not by
-# their names, for which Python imports its database of characters.)
+# A tab only moves the cursor, and French and Japanese are full of spaces that
+# isprintable() refuses: no-break, narrow no-break, ideographic. (Not written by
+# name: Python would import its database of characters for that.)
 KEPT = "\t\u00a0\u202f\u3000"
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Returns ``text`` with every character that is not printable as an escape.
+    r"""Returns ``text`` with every unprintable character as an escape.
 
-    A file's name is any bytes but NUL and ``/``. Bytes that are no UTF-8 reach Python as lone
-    surrogates, on which a log, stderr or a D-Bus string would fail; a newline would forge a second
+    A file's name may hold any bytes but NUL and ``/``. Invalid UTF-8 reaches Python as lone
+    surrogates, which a log, stderr or a D-Bus string cannot take; a newline would forge a second
     message, an ESC would reach the terminal. ``\udcff`` and ``\n`` in the result are harmless.
     The characters in ``keep`` stay as they are.
     """
@@ -36,9 +36,9 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def quoted(text: str) -> str:
-    """Returns ``text`` in quotes, escaped as a Python literal, and cut where it is very long.
+    """Returns ``text`` in quotes, escaped as a Python literal, and cut if it is very long.
 
-    A value may be as long as its file, and a message is sent to each waiting caller.
+    A value may be as long as its file, and the message goes to each waiting caller.
     """
     if len(text) <= _LONGEST_QUOTE:
         return repr(text)
@@ -46,7 +46,7 @@ def quoted(text: str) -> str:
 
 
 def bounded(text: str) -> str:
-    """Returns ``text``, cut to ``LONGEST`` bytes; then an ellipsis, which is counted, ends it."""
+    """Returns ``text``, cut to ``LONGEST`` bytes with an ellipsis, which is counted."""
     data = text.encode("utf-8", "backslashreplace")
     if len(data) <= LONGEST:
         return text
@@ -54,5 +54,5 @@ def bounded(text: str) -> str:
 
 
 def bounded_words(words: Sequence[str]) -> tuple[str, ...]:
-    """Returns a command line, cut in the same way; each word counts for a byte more."""
+    """Returns a command line, cut in the same way; each word counts one byte extra."""
     return tuple(bounded("\0".join(words)).split("\0")) if words else ()

@@ -1,4 +1,4 @@
-"""The record of every process that was, or is, a child of the broker."""
+"""The records of the broker's children, live and ended."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ HISTORY: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process has used, and the children that it waited for.
+    """The resources that a process and its waited-for children have used.
 
     Attributes:
         user, system: CPU time in microseconds.
-        max_rss: the largest resident set in bytes; 0 where it is not known.
+        max_rss: the largest resident set in bytes; 0 if unknown.
     """
 
     user: int
@@ -40,10 +40,10 @@ class Process:
     """One child of the broker, from its start or adoption on.
 
     Attributes:
-        serial: never reused, as PIDs are.
+        serial: its number, never reused as PIDs are.
         ppid: its parent when it was first seen.
-        service: the name that it belongs to; empty for none.
-        activation: the serial of the activation that it was started in; 0 for none.
+        service: the service's name; empty for none.
+        activation: the serial of its activation; 0 for none.
         command: the command line as last seen.
     """
 
@@ -93,7 +93,7 @@ class Processes:
         started: Instant,
         command: tuple[str, ...],
     ) -> Process:
-        """Record a child that has appeared."""
+        """Record a new child."""
         assert pid not in self._live, pid
         self._serial += 1
         process = Process(
@@ -107,7 +107,7 @@ class Processes:
         """Record that a child was reaped.
 
         Returns:
-            its record, and the one that is forgotten for it, if any.
+            its record, and the old record that was dropped for it, if any.
         """
         process = self._live.pop(pid)
         siblings = self._by_activation[process.activation]
@@ -125,12 +125,12 @@ class Processes:
         return process, ended.popleft() if len(ended) > HISTORY else None
 
     def forget(self, service: str) -> Iterable[Process]:
-        """Drop what is remembered of a service that has gone, and return its ended children."""
+        """Drop the records of a removed service, and return its ended children."""
         self._usage.pop(service, None)
         return self._ended.pop(service, ())
 
     def usage(self, service: str) -> Usage:
-        """What the service's processes had used when they were reaped."""
+        """The resources that the service's reaped processes have used."""
         return self._usage.get(service, NO_USAGE)
 
     def get(self, pid: int) -> Process | None:
@@ -161,7 +161,7 @@ class Processes:
         return self._by_activation.get(activation, {}).values()
 
     def of_service(self, service: str) -> list[Process]:
-        """The live children of a service, of whichever activation."""
+        """The live children of a service, of all activations."""
         return [each for each in self._live.values() if each.service == service]
 
     def __contains__(self, pid: int) -> bool:
@@ -172,13 +172,13 @@ class Processes:
 
 
 class ProcessEvents(Protocol):
-    """What the supervisor tells of its records; called from within the event loop."""
+    """The supervisor's events about its records; called from within the event loop."""
 
     def process_started(self, process: Process) -> None:
         """A child was spawned, or an orphan was found among our children."""
 
     def process_exited(self, process: Process, forgotten: Process | None) -> None:
-        """A child was reaped; the record of ``forgotten`` makes room for it."""
+        """A child was reaped; the record ``forgotten`` was dropped for it."""
 
     def activation_emptied(self, activation: int, service: str) -> None:
-        """No process of the activation is left."""
+        """The activation has no process left."""

@@ -1,6 +1,6 @@
-"""What the callers of a service that does not come are told, in the reference's words.
+"""The errors of failed activations, in dbus-daemon's words.
 
-Scripts look for the words; where dbus-daemon has none for a case, they are its kind.
+Scripts look for these words. Where dbus-daemon has none for a case, ours resemble them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from broker.errors import (
 
 
 def ended(name: str, end: Exit) -> tuple[DBusError, Result]:
-    """The service's process ended before it took the name, and left nobody to."""
+    """The service's process ended without the name, and no other process took it."""
     if end.zero:
         text = f"Process {name} exited with status 0 and left nobody to take its name"
         return SpawnChildExited(text), Result.PROTOCOL
@@ -28,9 +28,9 @@ def ended(name: str, end: Exit) -> tuple[DBusError, Result]:
 
 
 def explained(error: DBusError, last_words: str) -> DBusError:
-    """With what the service said last, if it is for the service to explain; the known words first.
+    """The error with the service's last words appended, if they may explain it.
 
-    One that was not started, or was stopped, has not said why.
+    A service that was not started, or was stopped, has not written the reason.
     """
     if last_words and isinstance(error, SpawnChildExited | SpawnChildSignaled | TimedOut):
         return type(error)(f"{error}: {last_words}")
@@ -43,22 +43,22 @@ def timed_out(name: str, seconds: float) -> DBusError:
 
 
 def unending(name: str) -> DBusError:
-    """What is left of it is in the kernel's hands, and has withstood SIGKILL for as long."""
+    """Its last processes hang in the kernel, and have survived SIGKILL for as long as a start."""
     return TimedOut(f"Failed to activate service '{name}': its processes cannot be ended")
 
 
 def refused(name: str, failures: int, seconds: float) -> DBusError:
-    """It failed too often to be tried again at once."""
+    """It failed too often to be started again now."""
     return StartLimitHit(
         f"{name} failed {failures} times within {seconds:g} s and is not started for a while"
     )
 
 
 def stopped(name: str) -> DBusError:
-    """Somebody stopped it."""
+    """It was stopped on request."""
     return SpawnFailed(f"{name} was stopped before it took its name")
 
 
 def closing(name: str) -> DBusError:
-    """There is no time left for it."""
+    """The session ends before it could start."""
     return ShuttingDown(f"{name} is not started: the session is ending")

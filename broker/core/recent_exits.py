@@ -1,4 +1,4 @@
-"""The newest ends of a service's processes: one may turn out to have been the owner's."""
+"""The newest exits of a service's processes: one may turn out to be the owner's."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from broker.core.clock import Instant
     from broker.core.exits import Exit
 
-# A service may have a million children, and nobody waits for so late an owner.
+# A service may have a million children, and no activation needs an owner that late.
 RECENT: Final = 16
 
 
 @dataclass(slots=True)
 class RecentExit:
-    """How and when a process ended; ``activation``: its number, 0 if nothing can follow from it."""
+    """The exit of a process; ``activation``: its number, 0 if the exit has no consequence."""
 
     exit: Exit
     at: Instant
@@ -26,22 +26,22 @@ class RecentExit:
 
 @dataclass(slots=True)
 class RecentExits:
-    """By PID and start, oldest first."""
+    """The exits by PID and start, oldest first."""
 
     _exits: dict[tuple[int, Instant], RecentExit] = field(default_factory=dict)
 
     def add(self, pid: int, started: Instant, end: RecentExit) -> None:
-        """Remember one more, and forget the oldest for it."""
+        """Remember one more, and drop the oldest."""
         self._exits[pid, started] = end
         if len(self._exits) > RECENT:
             del self._exits[next(iter(self._exits))]
 
     def get(self, pid: int, started: Instant) -> RecentExit | None:
-        """The end of a process; None: it lives, or nobody remembers."""
+        """The exit of a process; None if it lives, or its exit was dropped."""
         return self._exits.get((pid, started))
 
     def bad(self, activation: int) -> Iterator[tuple[int, Instant, RecentExit]]:
-        """PID, start and end of each process of an activation that ended other than with 0."""
+        """PID, start and exit of an activation's processes with an exit other than 0."""
         for (pid, started), end in self._exits.items():
             if end.activation == activation and not end.exit.zero:
                 yield pid, started, end

@@ -1,4 +1,4 @@
-"""Where a user's runtime files are, as the XDG Base Directory Specification has it."""
+"""The user's runtime directory, by the XDG Base Directory Specification."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ VARIABLE = "XDG_RUNTIME_DIR"
 
 
 def runtime_directory(environ: Mapping[str, str]) -> str:
-    """The directory that the environment names; empty if it names none.
+    """The directory that the environment names; empty for none.
 
     "All paths set in these environment variables must be absolute. If an implementation
     encounters a relative path … it should consider the path invalid and ignore it."

@@ -4,46 +4,76 @@ The rules, which the table below only spells out:
 
 1.  The bus is the authority on names, the kernel on processes. A service runs
     while its name is owned; it is gone when the name is lost *and* its last
-    process has been reaped, in whichever order the two become known.
+    process has been reaped, in whichever order we hear of the two.
 2.  An activation ends once: with the name owned, or with a reason as soon as
-    the reason exists. Reasons are: the program could not be started; its
-    process ended other than with 0, or another process of the activation did
-    after that one had ended; the time is up; somebody stopped it. Processes that all
-    ended with 0 are no reason yet: they may have left the name to an instance that is
-    no child of theirs. Its time is up when the last of them has been gone for the
-    handover timeout (0: at once), and no later than that of the activation.
-3.  Names, deaths and requests arrive on different ways, so what is heard next
-    may have happened before. The order is had by asking the bus who owns the
-    name (``ConfirmOwner``): all that it had said by then is handled first.
-    - The engine asks once for a name, until it is owned. An owner that is heard of
-      after the request may have lost the name before it: that must not pass for an
-      answer, or the engine would wait for nobody. A process that is started for the
-      request cannot have, so whoever waited when a start began asks nothing. Any other
-      owner is asked about. So is the name, by a request that comes during a start or
-      while it is owned: it may have been taken and lost again.
-    - An owner that has gone before the bus could say whose process it was is taken for
-      ours if we heard of it during the start. It may still have been anybody, and before
-      the request: the engine is let go as well.
-    - Each death that could end an activation asks: the name may have been taken
+    the reason exists. The reasons are: the program could not be started; the first
+    process exited other than with 0; another process of the activation did so after
+    the end of the first; the timeout; a stop request. If all processes exited with 0,
+    that is no reason yet: they may have left the name to an instance that is not
+    their child. The activation then fails after the handover timeout from the last
+    exit (0: at once), and no later than its own timeout.
+3.  Names, deaths and requests arrive on three channels, so we may hear of events out
+    of order. Asking the bus for the name's owner (``ConfirmOwner``) restores the order:
+    the bus's earlier messages are handled before its answer.
+    - The engine requests a name once, until it is owned. An owner that we hear of after
+      the request may have lost the name before it. Such an owner must not count as an
+      answer, or the engine would wait for an owner that is gone. A process that was
+      started for the request cannot have lost the name before, so the requests that were
+      waiting when the start began need no question. Any other owner needs one. So does a
+      request during a start or while the name is owned: the name may have been taken
+      and lost again.
+    - An owner may be gone before the bus could name its process. If we heard of it during
+      the start, we take it for ours. It may still have been a foreign process, and from
+      before the request: so the engine's request is dismissed as well.
+    - Each death that could end an activation asks, since the name may have been taken
       before. Only the newest answer can say that it was not.
-    - A timer is heard of when the bus has been asked as well, so what the service did in
-      time comes before it (``broker.services.deadline``).
-4.  What a failed activation leaves running is ended: SIGTERM, then SIGKILL
-    after the stop timeout. However it failed, what serves somebody by another name stays,
-    and the service is ``lingering`` when the rest has gone: the bus is asked at that
-    moment who owns one, and not followed. A stop that somebody asks for ends these, too.
-    A service that gave its name up may take its time (``lingering``); it is ended only
-    when asked for. A stop is complete with the last process: the bus may still have to
-    say that the name is free, and is not waited for.
+    - A timer is judged after a question to the bus as well, so the service's actions in
+      time are handled before it (``broker.services.deadline``).
+
+    Three sequences, each with its test in ``tests/core/test_service_asks.py``.
+
+    Death before name:
+    ``test_crash_after_the_name_counts_though_it_was_seen_before_the_name``::
+
+        what happens                  what we hear      what we do
+        the process takes the name
+        the process crashes           ProcessExited     ConfirmOwner: was the name taken before?
+                                      NameAcquired      complete the start; count the crash
+
+    Owner from before the request: ``test_owner_from_before_the_start_serves_nobody``::
+
+        what happens                  what we hear      what we do
+        a stranger takes the name
+        the stranger loses it
+        the engine requests it        Requested         Spawn
+                                      NameAcquired      ConfirmOwner: does it own the name now?
+                                      NameLost          nothing: the start goes on
+                                      OwnerConfirmed    nothing: no owner, as we know
+
+    Request after the loss:
+    ``test_request_while_owned_is_one_after_the_loss_that_is_on_its_way``::
+
+        what happens                  what we hear      what we do
+        the owner loses the name
+        the engine requests it        Requested         ConfirmOwner: the name seems owned
+                                      NameLost          Spawn
+
+4.  The processes of a failed activation are ended: SIGTERM, then SIGKILL after the
+    stop timeout. Processes that own another name stay, whatever the failure, and the
+    service is ``lingering`` when the others are gone: the bus is asked for the owners
+    at that moment, and they are not followed afterwards. A stop request ends them, too.
+    A service that gave its name up may take its time (``lingering``); only a stop request
+    ends it. A stop is complete with the last process: it does not wait for the bus to
+    say that the name is free.
 5.  A request while the service is being ended waits, and starts it anew
-    afterwards; it fails if even SIGKILL ends nothing for as long as a start may take.
+    afterwards; it fails if processes survive SIGKILL for as long as a start may take.
     Only the processes of the newest activation count for rule 2.
-6.  Failures are: an activation that failed (being stopped is none), and a main
-    process that ended other than cleanly after the service had its name, unless
-    somebody asked for its end or somebody else had the name. Too many failed activations
-    close the gate (``start_limit``), which protects the machine from a service that
-    cannot start: so one into which somebody sent a signal through us does not count for
-    it, nor do the gate's own refusals, nor what has served.
+6.  Failures are: a failed activation (a stopped one is none), and an unclean exit of
+    the main process after the service had its name, unless its end was requested or
+    a foreign process had the name. Too many failed activations close the gate
+    (``start_limit``), which protects the machine from a service that cannot start. So
+    the gate counts neither an activation whose processes a client signalled through us,
+    nor its own refusals, nor failures of a service that had its name.
 7.  When the session ends, nothing is started and nothing fails any more.
 """
 
@@ -63,7 +93,7 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """What an event does in a state, and which states may follow, beside the same one."""
+    """The transition for an event in a state, and the states that it may change to."""
 
     transition: Callable[..., list[Effect]]
     to: frozenset[State]
@@ -73,12 +103,12 @@ class Service(Transitions):
     """One activatable name, in one of the states of the table."""
 
     def handle(self, event: Event, now: Instant) -> list[Effect]:
-        """Take an event and say what is to be done, in this order."""
+        """Handle an event; returns its effects in the order in which to carry them out."""
         before = self.state
         if isinstance(event, ev.OwnerConfirmed):
             self.waiting.answered += 1
             if not event.owner and not self.waiting.up_to_date:
-                return []  # a newer question is on its way
+                return []  # a newer question is open
         row = TRANSITIONS[before, type(event)]
         effects = row.transition(self, event, now)
         assert self.state is before or self.state in row.to, (before, event, self.state)
@@ -95,9 +125,9 @@ def _row(transition: Callable[..., list[Effect]], *to: State | frozenset[State])
 
 _S = Service
 _OWNED: Final = frozenset({State.RUNNING, State.EXTERNAL})
-# Without a start that goes on: whatever is left (rule 1), or somebody else's name.
+# The states when no start or stop is under way (rule 1).
 _SETTLED: Final = _OWNED | {State.LINGERING, State.DEAD, State.FAILED}
-# A start for those who wait, or the gate that is closed to them.
+# A start for the waiters, or the closed gate.
 _ANEW: Final = frozenset({State.START, State.FAILED})
 _STOP: Final = State.STOP_SIGTERM
 
@@ -162,7 +192,7 @@ _BY_STATE: Final = {
     State.STOP_SIGTERM: _STOPPING,
     State.STOP_SIGKILL: _STOPPING,
 }
-# Every state knows every event: what cannot happen is said to be impossible.
+# Every state handles every event; those that cannot happen are marked as impossible.
 TRANSITIONS: Final[dict[tuple[State, type[Event]], Row]] = {
     (state, event): row for state, rows in _BY_STATE.items() for event, row in rows.items()
 }

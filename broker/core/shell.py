@@ -1,16 +1,16 @@
-"""Variables as a shell reads them."""
+"""Quotes variables for a shell."""
 
 from __future__ import annotations
 
 from broker.core.printable import KEPT, printable
 
-# What needs no quotes, beside letters and digits.
+# The characters besides letters and digits that need no quotes.
 _PLAIN = frozenset("_@%+=:,./^{}#-")
 _SHORT = {"\n": "\\n", "\t": "\\t", "\\": "\\\\", "'": "\\'"}
 
 
 def assignment(name: str, value: str) -> str:
-    r"""Returns ``NAME=value`` in one line, its value quoted where a shell would change it.
+    r"""Returns ``NAME=value`` on one line, with the value quoted if a shell would change it.
 
     As ``systemctl show-environment``: ``$'…'`` with escapes in it, which bash, zsh, ksh and
     busybox read back (dash does not).

@@ -1,9 +1,9 @@
-r"""A signal that has reached ``run``: whether the command has had it too, and what it asks for.
+r"""Judges a signal to ``run``: whether the command got it too, and what it asks for.
 
-Somebody's signal (kill(1), a supervisor) is sent to us alone. The kernel's are the
-terminal's: Ctrl-C and Ctrl-\ go to its whole foreground group, in which the command need
-not be (``timeout`` makes a group of its own); of a hangup it tells the leader of the
-session alone, and everybody else only when that one ends.
+A process (kill(1), a supervisor) sends its signal to us alone. The kernel sends those of
+the terminal: Ctrl-C and Ctrl-\ go to its whole foreground group, which need not include
+the command (``timeout`` makes a group of its own); a hangup goes to the leader of the
+session alone, and to the others only when the leader ends.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import signal
 from dataclasses import dataclass, field
 from typing import Final
 
-# Sent to end something, whatever handler that has. The second SIGHUP of somebody's may mean
-# another reload.
+# Signals that are sent to end a process, even one with a handler. A process's second SIGHUP
+# may ask for another reload.
 _ENDING: Final = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
-# In seconds: two that are closer, and from the leader of our group, may be one that came two
-# ways: timeout(1) sends to its child, and to the group that both are in.
+# In seconds: two signals that are closer, and from the leader of our group, may be the same
+# one: timeout(1) sends to its child, and to the group of both.
 ONE_SIGNAL: Final = 0.1
 
 
@@ -28,8 +28,7 @@ class Arrival:
         by_kernel: it was not sent by a process.
         leading: we are the leader of our session.
         together: the command is in our process group.
-        taken: the command has a handler for it, or blocks it, as one does that reads it from a
-            signalfd.
+        taken: the command has a handler for it, or blocks it, as a reader of a signalfd does.
     """
 
     number: int
@@ -50,9 +49,9 @@ class Arrival:
 
     @property
     def insists(self) -> bool:
-        """Whether a second one forces the end of a command that is still there.
+        """Whether a second signal like this kills a command that still runs.
 
-        Not of one that handles Ctrl-C itself, as an interpreter's prompt does.
+        Not a command that handles Ctrl-C itself, as an interpreter's prompt does.
         """
         if self.number == signal.SIGHUP:
             return not self.by_kernel and not self.taken
@@ -61,15 +60,15 @@ class Arrival:
 
 @dataclass(slots=True)
 class Insistence:
-    """Of signals that insist: when each kind has come first, in seconds on one clock."""
+    """When each kind of insisting signal first arrived, in seconds on one clock."""
 
     _first: dict[int, float] = field(default_factory=dict)
 
     def again(self, number: int, at: float, grace: float) -> float | None:
-        """In how many seconds the command is to be killed; None if that is not asked for yet.
+        """The seconds until the command must be killed; None for a first signal.
 
         Args:
-            grace: what it has if the two are close; 0 if they cannot be one.
+            grace: the delay if the two signals are close; 0 if they cannot be the same one.
         """
         first = self._first.setdefault(number, at)
         if first == at:

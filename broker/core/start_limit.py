@@ -1,4 +1,4 @@
-"""When to refuse a start: too many failed ones in too short a time."""
+"""The start limit: refuses a start after too many failures in too short a time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 class StartLimit:
     """The newest failed activations of one service.
 
-    Only these count, where systemd counts starts: a service that ends when idle and is
-    wanted again is started as often as that happens. One that has served may have crashed
-    by what it was asked, and serves the next one well.
+    Only failed activations count, where systemd counts starts: a service that exits when idle
+    may be started as often as it is wanted. A service that crashed after it had its name does
+    not count either: one client's request may have caused it, and others are served well.
 
     Attributes:
-        burst: so many failures within the interval close the gate; 0 never does.
+        burst: the number of failures within the interval that closes the gate; 0 for never.
         interval: in microseconds.
     """
 
@@ -30,7 +30,7 @@ class StartLimit:
             self._failures.popleft()
 
     def hit(self, now: int) -> bool:
-        """Whether a start must be refused now: the gate opens as failures get old."""
+        """Whether to refuse a start now; the gate opens again as failures get old."""
         while self._failures and self._failures[0] <= now - self.interval:
             self._failures.popleft()
         return 0 < self.burst <= len(self._failures)

@@ -1,4 +1,4 @@
-"""The states of a service, in the words of the D-Bus interface, and when they changed."""
+"""The states of a service, in the D-Bus interface's words, and the times of their changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class State(enum.Enum):
-    """A service's state as (ActiveState, SubState), systemd's words where it has them."""
+    """A service's state as (ActiveState, SubState), in systemd's words where it has them."""
 
     DEAD = ("inactive", "dead")
     START = ("activating", "start")
@@ -31,7 +31,7 @@ _ACTIVE: Final = (State.RUNNING, State.EXTERNAL)
 
 @dataclass(slots=True)
 class Changes:
-    """When the state last changed, and last left or reached either end of a service's life.
+    """When the state last changed, and when it last entered or left active and inactive.
 
     The names are those of systemd's properties.
     """
@@ -43,7 +43,7 @@ class Changes:
     inactive_enter: Instant = NEVER
 
     def note(self, before: State, after: State, now: Instant) -> None:
-        """Take the states before and after an event; they may be the same."""
+        """Compare the states before and after an event; they may be the same."""
         if after is before:
             return
         self.state = now

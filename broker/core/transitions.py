@@ -1,4 +1,4 @@
-"""What one event makes of a service: a method for each entry of the table in ``service``."""
+"""The transitions of a service: a method for each entry of the table in ``service``."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ _OWNED_STATES: Final = {State.RUNNING, State.EXTERNAL}
 
 
 class Transitions:
-    """One activatable name; its attributes are what the D-Bus interface shows.
+    """One activatable name; the D-Bus interface shows its attributes.
 
     Attributes:
         owner: unique name of the connection that owns the name, or empty.
-        main: the spawned process, and from the moment the name is owned the owning
-            one if it is of this service. A failed activation names the process that
+        main: the spawned process; once the name is owned, its owner if that is a
+            process of this service; after a failed activation, the process that
             decided it.
         changes: when the state last changed.
         history: the newest activations.
-        waiting: who waits for an activation.
+        waiting: the waiters for an activation.
         activation_usec: from the last successful request to the name, in microseconds.
     """
 
     def __init__(
         self, name: str, limit: StartLimit, activation_timeout: float, handover_timeout: float
     ) -> None:
-        """A service that is not running; times in seconds, which somebody else measures."""
+        """A service at rest; timeouts in seconds, which the caller measures."""
         self.name = name
         self.state = State.DEAD
         self.result = Result.SUCCESS
@@ -56,12 +56,12 @@ class Transitions:
         self._timeout = activation_timeout
         self._handover_timeout = handover_timeout
         self.waiting = Waiting()
-        self._claim: ev.NameAcquired | None = None  # of the owner known so far
-        self._kind = OwnerKind.OWN  # of the newest owner
+        self._claim: ev.NameAcquired | None = None  # the known owner's
+        self._kind = OwnerKind.OWN  # the newest owner's
         self._requested = NEVER
-        self._signalled = False  # somebody has sent a signal into the newest activation
-        self._failed = False  # and that one has failed
-        self._sparing = False  # it is being ended for that, but for what serves somebody
+        self._signalled = False  # a client sent a signal to the newest activation's processes
+        self._failed = False  # the newest activation has failed
+        self._sparing = False  # it is being ended for that, except owners of other names
         self._emptied = True  # no process of the newest activation is left
         self._all_gone = True  # no process of any activation is left
         self._exits = RecentExits()
@@ -69,12 +69,12 @@ class Transitions:
 
     @property
     def stoppable(self) -> bool:
-        """Whether there is a process of the service's to end."""
+        """Whether the service has a process to end."""
         return not self._all_gone or self.state is State.START
 
     @property
     def taken(self) -> bool:
-        """Whether the name is owned by a process that is not the service's."""
+        """Whether the name's owner is not a process of the service."""
         return bool(self.owner) and self._kind is not OwnerKind.OWN
 
     # -- requests --------------------------------------------------------------
@@ -95,7 +95,7 @@ class Transitions:
         return [ev.ConfirmOwner()] if self.waiting.needs_question else []
 
     def _go_on(self, now: Instant) -> list[Effect]:
-        """For those who wait: ask if the name is thought owned, else start, if 6 and 7 allow."""
+        """For the waiters: ask if the name seems owned, else start, if rules 6 and 7 allow."""
         if not self.waiting:
             return []
         if self.state in _OWNED_STATES:
@@ -116,7 +116,7 @@ class Transitions:
         self._signalled = self._failed = False
         self._claim = None
         self._emptied = True
-        return [ev.Spawn()]  # whatever was to be asked has been (rule 3)
+        return [ev.Spawn()]  # every question that rule 3 needs is asked already
 
     def _spawned(self, event: ev.Spawned, _now: Instant) -> list[Effect]:
         self._emptied = self._all_gone = False
@@ -143,7 +143,7 @@ class Transitions:
         return self._take(now, sure=bool(event.pid))
 
     def _take(self, now: Instant, *, sure: bool) -> list[Effect]:
-        """End a start with the owner that is known, if that is no old news (rule 3)."""
+        """Complete a start with the known owner, unless it may be old news (rule 3)."""
         if (
             self._claim is None
             or not self.waiting.first_is_answered
@@ -154,7 +154,7 @@ class Transitions:
         return [ev.CancelTimer(), *self._complete(sure=sure)]
 
     def _follow(self, owner: ev.NameAcquired) -> bool:
-        """Run as the name is owned; False if its owner has ended: then the loss is on its way."""
+        """Run, since the name is owned; False if the owner has ended: NameLost is on its way."""
         if owner.kind is not OwnerKind.OWN:
             self.result = Result.SUCCESS
         elif not self._find_owner(owner):
@@ -168,7 +168,7 @@ class Transitions:
         return State.EXTERNAL if self._kind is OwnerKind.FOREIGN else State.RUNNING
 
     def _note_owner(self, event: ev.NameAcquired, _now: Instant) -> list[Effect]:
-        """All there is to do while it is being ended."""
+        """Note the new owner; while the service is being ended, do nothing else."""
         self.owner, self._kind = event.owner, event.kind
         self._claim = event
         return []
@@ -177,21 +177,21 @@ class Transitions:
         """Make the service's process that took the name the main one.
 
         Returns:
-            False if it ended in the past: then the loss is on its way.
+            False if it has ended before: NameLost is on its way.
         """
-        # Without a PID it has gone; it was the main process, as far as anyone can say.
+        # An owner without a PID has gone; the best guess is that it was the main process.
         main = (self.main.last_pid, self.main.started)
         who = (event.pid, event.started) if event.pid else main
         end = self._exits.get(*who)
         if end is None and self._all_gone:
-            return self.state is State.START  # it was not ours to reap
+            return self.state is State.START  # it was not our child
         if end is not None and end.activation != self.activations:
             return False
         self.result = Result.SUCCESS
         if who[0] != self.main.pid:
             self.main.become(*who)
         if end is not None:
-            # It took the name and ended, and we heard of its end first.
+            # It took the name and ended, and we heard of its death first.
             end.activation = 0
             self._main_exited(end.exit, end.at, judge=True)
         return True
@@ -202,7 +202,7 @@ class Transitions:
         return self._go_on(now)
 
     def _lost_start(self, _event: ev.NameLost, _now: Instant) -> list[Effect]:
-        """By who did not serve this start: until now the bus may have named it."""
+        """An owner that did not serve this start lost the name: earlier answers may name it."""
         self.owner, self._claim = "", None
         return [ev.ConfirmOwner()] if self._doomed else []
 
@@ -214,7 +214,7 @@ class Transitions:
         return self._complete() if event.owner else self._lost(event, now)
 
     def _confirmed_start(self, event: ev.OwnerConfirmed, now: Instant) -> list[Effect]:
-        """Rule 3: if nobody owns the name, nobody took it before the newest death."""
+        """Rule 3: if the name has no owner now, it was not taken before the newest death."""
         if event.owner:
             return self._take(now, sure=True)
         return self._fail_by_end(now) if self._doomed else []
@@ -223,10 +223,10 @@ class Transitions:
 
     @property
     def _doomed(self) -> bool:
-        """Whether an activation has reason to fail, unless its name is owned after all."""
+        """Whether the activation has a reason to fail, unless its name turns out to be owned."""
         if self._emptied and not self._handover_timeout:
             return True
-        # While the first process lives it is the one to say whether what it left behind matters.
+        # While the first process lives, the exits of others decide nothing.
         left_bad = not self.main.pid and any(self._exits.bad(self.activations))
         return left_bad or not self.main.exit.zero
 
@@ -266,7 +266,7 @@ class Transitions:
     def _note_emptied(self, event: ev.Emptied, _now: Instant) -> list[Effect]:
         self._emptied, self._all_gone = True, event.all_gone
         if self._all_gone:
-            self.main.pid = 0  # one that was not ours to reap is gone as well
+            self.main.pid = 0  # a main process that was not our child has gone as well
         return []
 
     def _emptied_ending(self, event: ev.Emptied, now: Instant) -> list[Effect]:
@@ -274,7 +274,7 @@ class Transitions:
         return self._ended(now) if self._all_gone else []
 
     def _settle(self) -> None:
-        """Rule 1: the name has gone, unless it is somebody else's, and perhaps all processes."""
+        """Rule 1: the name is lost or foreign; which state follows depends on what is left."""
         if self.taken:
             self.state, self.result = self._owned_state, Result.SUCCESS
         elif not self._all_gone:
@@ -307,9 +307,9 @@ class Transitions:
         return effects
 
     def _fail_by_end(self, now: Instant) -> list[Effect]:
-        """With the end of a process: a bad one, if there was one."""
+        """Fail with the exit of a process: a bad one, if there was one."""
         if self.main.exit.zero:
-            # The first process daemonized well; what it left behind may have ended badly.
+            # The first process daemonized well; its daemon may have ended badly.
             for pid, started, end in self._exits.bad(self.activations):
                 self.main.become(pid, started)
                 self._main_exited(end.exit, end.at, judge=False)
@@ -333,7 +333,7 @@ class Transitions:
         if not self._sparing:
             return []
         self._sparing = False
-        # One of them may have taken the name meanwhile.
+        # A spared process may have taken the name meanwhile.
         if self._claim is None or not self._follow(self._claim):
             self._settle()
         return [ev.CancelTimer(), *self._go_on_after_end(now)]
@@ -343,7 +343,7 @@ class Transitions:
             return self._end()
         if self.taken:
             return [ev.CompleteStop()]
-        # The name alone is left, and the bus is about to say that it is not.
+        # Only the name is left, and its NameLost is on its way.
         return self._ended(now)
 
     def _stop_start(self, _event: ev.StopRequested | ev.Closing, now: Instant) -> list[Effect]:
@@ -359,9 +359,9 @@ class Transitions:
         return [ev.CompleteStop()]
 
     def _stop_timeout(self, event: ev.TimerFired, now: Instant) -> list[Effect]:
-        """SIGKILL, again and again: what forks faster than it is found gets fewer each time.
+        """SIGKILL, repeatedly: each round thins out processes that fork faster than we find them.
 
-        Who waits for the end waits no longer than for a start.
+        A request waits for the end no longer than for a start.
         """
         if event.timer is Timer.SERVING and self.state is State.STOP_SIGTERM:
             term = ev.SignalAll(SIGTERM, self._sparing)
@@ -383,7 +383,7 @@ class Transitions:
 
     def _go_on_after_end(self, now: Instant) -> list[Effect]:
         if self.state in _OWNED_STATES:
-            self.waiting.invalidate_answers()  # no answer that is under way is to one of them
+            self.waiting.invalidate_answers()  # every open question is older than the waiters
         return self._go_on(now)
 
     def _close(self, event: ev.Closing, now: Instant) -> list[Effect]:

@@ -1,8 +1,8 @@
-"""Who waits for a name, and how far the bus's answers reach.
+"""The waiters for a name, and the question whose answer each of them needs.
 
-The bus answers questions in their order. So it is enough to count them: what it
-says after so many answers is newer than every request that came before so many
-questions were asked.
+The bus answers questions in order, so it is enough to number them: anything that
+the bus says after its n-th answer is newer than every request that was made before
+the n-th question.
 """
 
 from __future__ import annotations
@@ -16,53 +16,54 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Waiting:
-    """Those who wait, in the order in which they came.
+    """The waiters, in order of arrival.
 
     Attributes:
-        asked, answered: how many questions about the name's owner.
+        asked, answered: the numbers of questions about the name's owner, and of answers.
     """
 
     asked: int = 0
     answered: int = 0
-    # With the number of the first question whose answer can be news to each; who need not
-    # ask has that of who came before, so that those who are reached are the first.
+    # Each token with the number of the first question whose answer is news to it. A token that
+    # needs no question gets the number of the token before it, so that the answered ones come
+    # first.
     _tokens: list[tuple[Token, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self._tokens)
 
     def add(self, token: Token, *, ask: bool) -> None:
-        """One more waits, perhaps for a question that is still to be asked."""
+        """Add a waiter; with ``ask``, it waits for a question that is not asked yet."""
         last = self._tokens[-1][1] if self._tokens else 0
         self._tokens.append((token, self.asked + 1 if ask else last))
 
     def invalidate_answers(self) -> None:
-        """What the bus has said may be old: all wait for a question that is still to be asked."""
+        """The bus's answers may be old: all waiters need a new question."""
         self._tokens = [(token, self.asked + 1) for token, _ in self._tokens]
 
     @property
     def needs_question(self) -> bool:
-        """Whether somebody waits for a question that is still to be asked."""
+        """Whether a waiter needs a question that is not asked yet."""
         return bool(self._tokens) and self._tokens[-1][1] > self.asked
 
     @property
     def up_to_date(self) -> bool:
-        """Whether the newest answer is one to the newest question."""
+        """Whether the newest answer is to the newest question."""
         return self.answered >= self.asked
 
     @property
     def first_is_answered(self) -> bool:
-        """Whether what the bus says now is news for the one who has waited longest."""
+        """Whether the bus's current answer is news to the first waiter."""
         return self._tokens[0][1] <= self.answered
 
     def take_reached(self) -> tuple[Token, ...]:
-        """Let go those for whom what the bus says now is news."""
+        """Remove and return the waiters to whom the bus's current answer is news."""
         tokens = tuple(token for token, question in self._tokens if question <= self.answered)
         del self._tokens[: len(tokens)]
         return tokens
 
     def take_all(self) -> tuple[Token, ...]:
-        """Let everybody go."""
+        """Remove and return all waiters."""
         tokens = tuple(token for token, _ in self._tokens)
         self._tokens.clear()
         return tokens

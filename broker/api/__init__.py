@@ -1,1 +1,1 @@
-"""What the broker says on the bus: the XML, and objects that read the core's state."""
+"""The broker's D-Bus interface: the XML, and objects that show the core's state."""

@@ -1,4 +1,4 @@
-"""Who calls: the broker's own user and root may do everything, others read what is public."""
+"""Checks callers: our own user and root may do everything, others may read public data."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from broker.errors import AccessDenied, DBusError
 if TYPE_CHECKING:
     from broker.bus.lasting import LastingConnection
 
-# Unique names are never given out again, so an answer stays true; the bound is
-# for buses that live long.
+# Unique names are never reused, so an answer stays true; the bound is for buses
+# that live long.
 _REMEMBERED: Final = 1024
 
 
@@ -28,10 +28,10 @@ class Callers:
         """Let our own user and root pass.
 
         Raises:
-            AccessDenied: it is somebody else, or has gone.
+            AccessDenied: the caller is another user's, or has gone.
         """
         if caller not in self._answers:
-            # A task, for calls that come before its answer: they wait for the same one.
+            # A task, so that calls before the answer wait for the same one.
             self._answers[caller] = asyncio.create_task(
                 self._link.call_bus("GetConnectionUnixUser", "s", [caller])
             )

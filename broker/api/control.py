@@ -1,4 +1,4 @@
-"""What clients of the interface on the bus may ask of a session."""
+"""The operations that D-Bus clients may ask of a session."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Calls that may wait for one service's start, and for its end: twice what one caller
-# may have under way. Who has gone is not looked for (to follow every client would wake
-# us for each that comes or goes): its calls wait until the start or the end.
+# How many calls may wait for one service's start, and how many for its end: twice one
+# caller's quota of open calls. The calls of a caller that has gone wait on until the start
+# or the end: to follow every client would wake us for each one that comes or goes.
 MAX_WAITING: Final = 2048
 
 
 class ControlEvents(Protocol):
-    """What concerns the session as a whole."""
+    """Operations on the session as a whole."""
 
     async def reload(self) -> None:
         """Read the descriptors again."""
 
     async def leaks(self) -> list[Leak]:
-        """What is alive and has no business to be."""
+        """The leaked processes."""
 
     async def exit(self, caller: str) -> None:
         """End the session."""
 
     def environment_changed(self) -> None:
-        """The activation environment is another one."""
+        """The activation environment has changed."""
 
 
 class Control:
@@ -64,7 +64,7 @@ class Control:
         self._supervisor = supervisor
         self._events = events
 
-    # -- what there is ---------------------------------------------------------
+    # -- queries ---------------------------------------------------------------
 
     @property
     def units(self) -> Mapping[str, Unit]:
@@ -90,7 +90,7 @@ class Control:
         return self._supervisor.tree(service)
 
     def census(self) -> Mapping[str, int]:
-        """How many live processes each service has that has any."""
+        """The number of live processes of each service that has any."""
         self._supervisor.adopt()
         found: dict[str, int] = {}
         for process in self.processes.live():
@@ -99,7 +99,7 @@ class Control:
         return found
 
     def service_of(self, pid: int) -> str | None:
-        """The service of any process: empty for none, None for a stranger."""
+        """The service of any process; empty for none, None if it is not the broker's."""
         self._supervisor.adopt_above(pid)
         return self._supervisor.service_of(pid)
 
@@ -109,17 +109,17 @@ class Control:
         return self.processes.newest(pid)
 
     def log(self, unit: Unit) -> Log:
-        """All that a service has written; raises NotCaptured."""
+        """A service's output so far; raises NotCaptured."""
         return self._activator.log(unit)
 
     async def leaks(self) -> list[Leak]:
-        """What is alive and has no business to be."""
+        """The leaked processes."""
         return await self._events.leaks()
 
     # -- services --------------------------------------------------------------
 
     async def start_service(self, unit: Unit) -> None:
-        """Activate; raises the reason if it fails."""
+        """Activate; raises the reason of a failure."""
         _check_room(unit, len(unit.service.waiting))
         await self._activator.start(unit)
 
@@ -169,7 +169,7 @@ class Control:
         self._events.environment_changed()
 
     def take_environment(self, changes: Mapping[str, str]) -> None:
-        """Changes that the bus has said yes to already: what is bad in them is logged."""
+        """Take changes that the bus has already accepted; the bad ones are only logged."""
         good, complaints = {}, []
         for name, value in changes.items():
             try:
@@ -202,7 +202,7 @@ class Control:
         await self._events.reload()
 
     async def exit(self, caller: str) -> None:
-        """Stop every service; the bus ends when the caller has had its answer."""
+        """Stop every service; the bus ends after the caller has received its answer."""
         await self._events.exit(caller)
 
 

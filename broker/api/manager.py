@@ -21,11 +21,11 @@ _USEC: Final = 1_000_000
 
 
 class Manager(Interface):
-    """Everything that is not about one service or process alone.
+    """The session's methods and properties, beyond those of one service or process.
 
     Attributes:
         signals_dropped: how many signals were never sent.
-        faults: how many calls and signals failed by a fault of ours.
+        faults: how many calls and signals failed through a fault of ours.
     """
 
     __slots__ = ("_callers", "_control", "_methods", "faults", "signals_dropped")
@@ -37,7 +37,7 @@ class Manager(Interface):
         self._callers = callers
         self.signals_dropped = 0
         self.faults = 0
-        # (needs privilege, what to do)
+        # (needs privilege, method)
         self._methods: dict[str, tuple[bool, Callable[..., Awaitable[list[Any]]]]] = {
             "StartService": (True, self._start_service),
             "StopService": (True, self._stop_service),

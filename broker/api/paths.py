@@ -23,7 +23,7 @@ _NO_PATH: Final = re.compile(rb"[^A-Za-z0-9]")
 
 
 def of_service(name: str) -> str:
-    """The path of a service: bytes that a path cannot have become ``_xx``, as systemd does."""
+    """The path of a service: bytes that are invalid in a path become ``_xx``, as in systemd."""
     escaped = _NO_PATH.sub(lambda found: b"_%02x" % ord(found[0]), name.encode())
     return f"{ROOT}/service/{escaped.decode()}"
 

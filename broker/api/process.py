@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ProcessObject(Interface):
-    """A process, until some time after its end."""
+    """A process, live or recently ended."""
 
     __slots__ = ("_process",)
     spec: ClassVar[InterfaceSpec] = paths.PROCESS
@@ -36,7 +36,7 @@ class ProcessObject(Interface):
 
 def _command(process: Process) -> list[str]:
     if process.running:
-        # It may have executed another program since; a zombie does not know any more.
+        # It may have executed another program since; a zombie has lost its command line.
         process.command = procfs.arguments(process.pid) or process.command
     return list(process.command)
 

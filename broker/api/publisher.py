@@ -1,16 +1,16 @@
-"""Says on the bus what has happened, a little later and in order.
+"""Publishes signals and property changes in order, batched.
 
 Nothing is sent from within the handling of an event: an activation's spawn and
-its answer go first, and what happens within a few milliseconds is said in one
-go. There are two kinds of news:
+its answer go first, and the news of a few milliseconds is sent in one batch.
+There are two kinds of news:
 
-- what happened (``ProcessExited`` and its like) is said once each, in order.
-  While the bus does not take it, it waits here as a short note. There is an end
-  to that: when too many wait, the oldest are dropped, ``NSignalsDropped`` says
-  how many, and whoever sees it grow reads again what he wants to know;
-- what there is (objects and their properties) is compared with what was said
-  last. Whatever has changed is announced, whoever changed it, and nothing
-  twice; what has come and gone in between is never mentioned.
+- An event (a signal such as ``ProcessExited``) is sent once, in order. While the
+  bus does not take it, it waits here as a short note. The queue is bounded: when
+  it is full, the oldest notes are dropped and counted in ``NSignalsDropped``. A
+  client that sees this number grow must read the state again.
+- State (objects and their properties) is compared with the last published state.
+  Each difference is announced once, whatever its cause; an object that came and
+  went in between is never mentioned.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# In seconds. As often as the kernel tells of a cgroup that has become empty;
-# nobody's reaction to a signal is hurt by it, and a storm becomes a few writes.
+# In seconds. The interval of the kernel's own notices of emptied cgroups; too short
+# to matter to a client, and long enough to turn a storm into a few writes.
 DELAY: Final = 0.01
-# Signals in one turn of the event loop, some 5 ms of work: the start and the exit
-# of a batch of the reaper's, so that in a storm neither runs away from the other.
+# Signals in one turn of the event loop, some 5 ms of work: the start and the exit of
+# each process in a reaper's batch, so that in a storm neither outruns the other.
 SLICE: Final = 128
-# Signals that may wait: of 16,384 processes, which is 16 MB.
+# How many signals may wait: those of 16,384 processes, which is 16 MB.
 BACKLOG: Final = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """An object as it was said last: the properties with EmitsChangedSignal=true."""
+    """An object's last published state: the properties with EmitsChangedSignal=true."""
 
     described: Interface
     values: dict[str, Any]
@@ -76,11 +76,11 @@ class Publisher:
         self._objects: dict[str, Interface] = {}
         self._services: dict[str, str] = {}  # the paths of those, by name
         self._said: dict[str, _Said] = {}
-        # Paths of objects that may differ from what was said, in order.
+        # Paths of objects that may differ from their published state, in order.
         self._dirty: dict[str, None] = {}
-        # What happened: how to say it, and of what.
+        # Queued events: the function that publishes each, and its subject.
         self._signals: deque[tuple[Callable[[Any], None], Any]] = deque()
-        self._taken = 0  # so many were said or dropped, ever
+        self._taken = 0  # how many were sent or dropped so far
         self._dropping = False
         self._moved = asyncio.Event()
         self._next: asyncio.Handle | None = None
@@ -90,7 +90,7 @@ class Publisher:
         self._assume_said(paths.ROOT)
 
     def open(self) -> None:
-        """Speak from now on; all that there was before is no news, since nobody could listen."""
+        """Publish from now on; earlier events are no news, since no client could hear them."""
         self._taken += len(self._signals)
         self._signals.clear()
         self._dirty.clear()
@@ -98,24 +98,24 @@ class Publisher:
             self._assume_said(path)
         self._server.silent = False
 
-    # -- what happens ----------------------------------------------------------
+    # -- events ----------------------------------------------------------------
 
     def add_service(self, unit: Unit) -> None:
-        """A descriptor has come."""
+        """A service is new."""
         path = self._services[unit.service.name] = paths.of_service(unit.service.name)
         self._add(path, ServiceObject(unit.service.name, self._control, self._callers))
         self._mark(path)
         self._mark(paths.ROOT)  # it counts them
 
     def remove_service(self, name: str) -> None:
-        """A descriptor has gone, and nothing of its service runs."""
+        """A service has no descriptor and no process any more."""
         path = self._services.pop(name)
         self._remove(path)
         self._mark(path)
         self._mark(paths.ROOT)
 
     def service_changed(self, unit: Unit) -> None:
-        """Something of a service may be new."""
+        """A service's properties may have changed."""
         path = self._services.get(unit.service.name)
         if path is not None:
             self._mark(path)
@@ -126,7 +126,7 @@ class Publisher:
         self._queue(self._say_started, process)
 
     def process_exited(self, process: Process, forgotten: Process | None) -> None:
-        """A process was reaped, and another record may make room for it."""
+        """A process was reaped, and the record ``forgotten`` dropped for it."""
         self._queue(self._say_exited, process)
         if forgotten is not None:
             self.process_forgotten(forgotten)
@@ -155,11 +155,11 @@ class Publisher:
         self._queue(self._say_failed, [service.name, error.dbus_name, str(error), details])
 
     def log_appended(self, log: Log) -> None:
-        """There is more in a log than when somebody read it."""
+        """A log has new lines since a client read it."""
         self._queue(self._say_appended, log)
 
     def count_fault(self) -> None:
-        """A call, or what stands behind one, has failed by a fault of ours."""
+        """A call, or a task behind it, has failed through a fault of ours."""
         self._manager.faults += 1
         self._mark(paths.ROOT)
 
@@ -168,12 +168,12 @@ class Publisher:
         self._mark(paths.ROOT)
 
     def manager_changed(self, *invalidated: str) -> None:
-        """Counts may be new; the named properties are."""
+        """Counts may have changed, and the named properties have."""
         if invalidated:
             self._queue(self._say_invalidated, list(invalidated))
         self._mark(paths.ROOT)
 
-    # -- what waits to be said -------------------------------------------------
+    # -- the queue -------------------------------------------------------------
 
     def _add(self, path: str, described: Interface) -> None:
         self._objects[path] = described
@@ -200,7 +200,7 @@ class Publisher:
         _, subject = self._signals.popleft()
         self._taken += 1
         self._manager.signals_dropped += 1
-        # Whoever reads everything again because of it will see this one, too.
+        # A client that reads everything again because of the drop sees this one, too.
         if isinstance(subject, Process) and (path := paths.of_process(subject)) in self._objects:
             self._assume_said(path)
 
@@ -208,18 +208,18 @@ class Publisher:
         if self._next is None:
             self._next = self._loop.call_later(DELAY, self.flush)
 
-    # -- saying it -------------------------------------------------------------
+    # -- sending ---------------------------------------------------------------
 
     def flush(self) -> None:
-        """Say what waits, now, or a part of it; comes back by itself for the rest.
+        """Send the waiting news, or a part of it; schedules itself for the rest.
 
-        To be called as well when the bus has taken what was too much for it.
+        To be called as well when the connection's backlog has drained.
         """
         if self._next is not None:
             self._next.cancel()
             self._next = None
         if self._server.silent:
-            return  # called again when it is not
+            return  # called again when it no longer is
         with self._server.together():
             for _ in range(SLICE):
                 if not self._signals or self._server.behind:
@@ -237,7 +237,7 @@ class Publisher:
             self._next = self._loop.call_soon(self.flush)
 
     async def flushed(self) -> None:
-        """Return when all that happened before this call has been said (or dropped)."""
+        """Return when all news from before this call has been sent (or dropped)."""
         last = self._taken + len(self._signals)
         self.flush()
         while self._taken < last or self._server.silent:
@@ -245,7 +245,7 @@ class Publisher:
         self._say_changes()
 
     def close(self) -> None:
-        """Say nothing any more."""
+        """Publish nothing any more."""
         if self._next is not None:
             self._next.cancel()
             self._next = None
@@ -256,13 +256,13 @@ class Publisher:
             self._try(self._say_change, path)
 
     def _try(self, say: Callable[[Any], None], subject: Any) -> None:
-        """A fault costs one signal, as one in a method call costs its caller."""
+        """Publish one thing; a fault costs this signal, as a fault in a method costs its call."""
         try:
             say(subject)
         except Exception:
             log.exception("fault: a signal is not sent")
             self._manager.faults += 1
-            if subject != paths.ROOT:  # which would be tried for ever
+            if subject != paths.ROOT:  # else it would be retried for ever
                 self._mark(paths.ROOT)
 
     def _say_change(self, path: str) -> None:

@@ -27,7 +27,7 @@ class ServiceObject(Interface):
     private: ClassVar[frozenset[str]] = frozenset({"OwnerCommand"})
 
     def __init__(self, name: str, control: Control, callers: Callers) -> None:
-        # Not its unit: the name may leave the catalog while a call waits, and come back.
+        # Not the unit: the name may leave the catalog while a call waits, and return.
         self._name = name
         self._control = control
         self._callers = callers

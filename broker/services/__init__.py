@@ -1,1 +1,1 @@
-"""The services of a session: rules and processes brought together."""
+"""The services of a session: applies the rules of ``core`` to processes and names."""

@@ -1,7 +1,7 @@
-"""Runs the services' state machines: events to them, their effects to the rooms.
+"""Runs the services' state machines: feeds them events and carries out their effects.
 
-What the caller of a service waits for goes first: a spawn is carried out at
-once, what is said about it on the bus comes later (``api.publisher``).
+The caller of a service goes first: a spawn is carried out at once, its signals
+on the bus follow later (``api.publisher``).
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Between two rounds of SIGKILL, in seconds, while a service forks faster than
-# it is found.
+# we find its processes.
 KILL_PERIOD = 0.02
 
 
 class ServiceNews(Protocol):
-    """What is told of services; nothing is said on the bus from within the telling."""
+    """Events about services; their handlers send nothing on the bus before they return."""
 
     def service_changed(self, unit: Unit) -> None:
         """A service's properties may have changed."""
 
     def remove_service(self, name: str) -> None:
-        """Its descriptor has gone, and nothing of it runs."""
+        """The service has no descriptor and no process any more."""
 
     def process_forgotten(self, process: Process) -> None:
         """The record of an ended process is dropped."""
@@ -73,19 +73,19 @@ class ServiceNews(Protocol):
         """An activation has ended without the name."""
 
     def log_appended(self, log: Log) -> None:
-        """There is more in a log than when somebody read it."""
+        """A log has new lines since a client read it."""
 
 
 class Activator:
-    """All services that can be started; ``connect`` comes before the first event.
+    """All activatable services; ``connect`` comes before the first event.
 
     Attributes:
-        units: what there is to be started.
-        environment: what a service is started with.
-        users: all that descriptors may say a service is to run as; None where they
-            may say anything, since it has no meaning.
-        explains: whether the text of an error may say what the service wrote last, or what
-            is in its environment.
+        units: the services, by name.
+        environment: the activation environment.
+        users: the values of a descriptor's User that are accepted; None to accept any,
+            where User has no meaning.
+        explains: whether an error's text may quote the service's last words, or variables
+            of its environment.
     """
 
     _engine: Engine
@@ -110,7 +110,7 @@ class Activator:
             self._capture = Capture(self._loop, self._log_appended)
 
     def connect(self, engine: Engine, names: NameWatch, news: ServiceNews) -> None:
-        """Work with these: who asks for services, who knows their owners, who is told."""
+        """Set the engine that requests services, the watch over their names, and the listener."""
         self._engine = engine
         self._names = names
         self._news = news
@@ -121,10 +121,10 @@ class Activator:
     # -- events ----------------------------------------------------------------
 
     def handle(self, unit: Unit, event: Event) -> None:
-        """Give an event to a service and carry out what it asks for.
+        """Give an event to a service and carry out its effects.
 
         Raises:
-            Broken: not all of it was done, so the service is not as its state says.
+            Broken: an effect failed, so the service's state is wrong.
         """
         try:
             for effect in unit.service.handle(event, clock.now()):
@@ -138,7 +138,7 @@ class Activator:
             self.forget(unit)
 
     def forget(self, unit: Unit) -> None:
-        """A service without a descriptor, of which nothing runs any more, is known no longer."""
+        """Forget a service that has no descriptor and no process any more."""
         name = unit.service.name
         self._names.forget(name)
         for process in self._supervisor.processes.forget(name):
@@ -150,14 +150,14 @@ class Activator:
         unit = self.units.get(process.service)
         if unit is not None:
             if process.pid == unit.owner.pid:
-                # A child of it may go on with its connection.
+                # A child of the owner may still use its connection.
                 unit.owner = NOBODY
             current = process.activation == unit.activation
             self.handle(unit, ev.ProcessExited(process.pid, process.started, process.exit, current))
             self._sparing.look(unit)
 
     def activation_emptied(self, name: str) -> None:
-        """An activation of the service has no process left."""
+        """One of the service's activations has no process left."""
         unit = self.units.get(name)
         if unit is None:
             return
@@ -173,7 +173,7 @@ class Activator:
             self.handle(unit, owners.acquired(self._supervisor, unit, owner, pid, heard))
 
     def name_lost(self, name: str) -> None:
-        """Nobody owns the name any more."""
+        """The name has no owner any more."""
         if name in self.units:
             self.handle(self.units[name], ev.NameLost())
 
@@ -191,7 +191,7 @@ class Activator:
         """Activate a service; returns when its name is owned.
 
         Raises:
-            DBusError: the reason why it will not be.
+            DBusError: the reason of the failure.
         """
         done: asyncio.Future[None] = self._loop.create_future()
         self.handle(unit, ev.Requested(done))
@@ -205,10 +205,10 @@ class Activator:
         await done
 
     def log(self, unit: Unit) -> Log:
-        """All that a service has written; when there is more, ``log_appended`` says so once.
+        """A service's output so far; the next new line calls ``log_appended``, once.
 
         Raises:
-            NotCaptured: it is not kept.
+            NotCaptured: output is not kept.
         """
         if unit.log is None:
             raise NotCaptured(
@@ -224,14 +224,14 @@ class Activator:
             self._capture.read_all(unit.log)
 
     async def close(self) -> None:
-        """Start nothing any more, and end every process of every service."""
+        """Refuse all starts from now on, and end every process of every service."""
         units = list(self.units.values())
         for unit in units:
             self.handle(unit, ev.Closing())
         await asyncio.gather(*(self.stop(unit) for unit in units))
 
     def close_logs(self) -> None:
-        """Read no output any more."""
+        """Stop reading output."""
         if self._capture is not None:
             self._capture.close()
 
@@ -269,14 +269,14 @@ class Activator:
         serial = unit.service.activations
         try:
             if not descriptor.argv:
-                # Its Exec belongs to systemd, and there is none.
+                # The descriptor leaves the start to systemd, and has no Exec.
                 reason = SpawnFileInvalid(
                     f"{name} can only be started by systemd: "
                     f"{descriptor.path} has SystemdService but no Exec"
                 )
                 raise SpawnRefusedError(reason, Result.EXEC_FAILED)
             if self.users is not None and descriptor.user not in self.users:
-                # Whoever wrote it counts on that user's rights, which are less than root's.
+                # Its author counts on that user's rights, which are fewer than root's.
                 reason = SpawnFileInvalid(
                     f"{name} is for the user {quoted(descriptor.user)}, and the broker does not "
                     f"change to another user: {descriptor.path}"
@@ -303,8 +303,8 @@ class Activator:
         self.handle(unit, event)
 
     def _refused(self, unit: Unit, serial: int, refused: SpawnRefusedError) -> None:
-        """The program of a process that exists already cannot be executed."""
-        # Else that start has ended by now in another way.
+        """The process exists already, but cannot execute its program."""
+        # Otherwise that start has already ended in another way.
         if serial == unit.service.activations and unit.service.state is State.START:
             self.handle(unit, ev.SpawnRefused(refused.error, refused.result))
 
@@ -323,7 +323,7 @@ class Activator:
     def _fail(self, unit: Unit, tokens: tuple[Token, ...], error: DBusError) -> None:
         name = unit.service.name
         if unit.log is not None:
-            # What it wrote before it died is in the pipe since then.
+            # Output from before its death is still in the pipe.
             self._drain(unit)
         if unit.log is not None and self.explains:
             error = reasons.explained(error, unit.log.last_words(unit.service.activations))
@@ -345,7 +345,7 @@ class Activator:
         }[timer]
         ask: Callable[[Callable[[], None]], None] | None = partial(self._ask_first, unit, timer)
         if timer is Timer.KILL:
-            ask = None  # SIGKILL once more is no verdict
+            ask = None  # another SIGKILL needs no question
         elif timer is Timer.SERVING:
             ask = partial(self._ask_serving, unit)
         unit.timer = Deadline(self._loop, delay, ask, partial(self._fire, unit, timer))
@@ -357,8 +357,8 @@ class Activator:
             if unit.timer is not deadline:
                 return
             if owner and timer in (Timer.ACTIVATION, Timer.HANDOVER):
-                # The service has still a question of its own about that owner, or the
-                # loss of the name is on its way: both come before the next answer.
+                # Either the service has an open question about that owner, or the loss
+                # of the name is on its way: both come before the next answer.
                 self._ask_first(unit, timer, answered)
             else:
                 answered()
@@ -367,8 +367,8 @@ class Activator:
 
     def _ask_serving(self, unit: Unit, answered: Callable[[], None]) -> None:
         deadline = unit.timer
-        # Without an answer within the second that a deadline waits for it, all are ended: on
-        # a bus that stands still nobody is served, and what hangs is not to stay for ever.
+        # Without an answer within the deadline's second, all processes are ended: a bus that
+        # stands still serves no client, and a hanging service must not stay for ever.
         unit.serving = frozenset()
 
         def on_answer(owners: frozenset[int]) -> None:
@@ -384,7 +384,7 @@ class Activator:
             unit.timer = None
 
     def _owner_confirmed(self, unit: Unit, owner: str) -> None:
-        # By now it may have left the table, and its name be another one's.
+        # The unit may have been dropped by now, and its name belong to another one.
         if self.units.get(unit.service.name) is unit:
             self.handle(unit, ev.OwnerConfirmed(owner))
 
@@ -404,10 +404,10 @@ def _futures(tokens: Iterable[Token]) -> Iterable[asyncio.Future[None]]:
 
 
 def own_users() -> frozenset[str]:
-    """What a descriptor's User may say of our own user, or not say at all.
+    """The values of a descriptor's User that mean our own user, the empty one included.
 
-    To be called once, before anybody waits for us: the users may be known to a server
-    in the network alone, and to look up a name that is none of ours asks that first.
+    Called once, before any client waits for us: a network server may be the only source
+    of users, and each look-up of a name that is not local asks it.
     """
     uid = os.getuid()
     names = {"", str(uid)}
@@ -417,8 +417,8 @@ def own_users() -> frozenset[str]:
 
 
 def _say_failed(unit: Unit, error: DBusError) -> None:
-    # A closed gate is said once: it is shut in the face of thousands where a client
-    # insists, and each line would wait for the reader of our log.
+    # A closed gate is logged once: an insistent client may be refused thousands of
+    # times, and each line would wait for the reader of our log.
     refused = isinstance(error, StartLimitHit)
     if not refused or unit.refused_at != unit.service.failures:
         log.warning("%s: %s", unit.service.name, error)

@@ -1,4 +1,4 @@
-"""A deadline that is judged only when all that arrived before it has been read."""
+"""A deadline that is judged only after everything that arrived before it has been read."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-# In seconds: so long a deadline that is due waits for the bus's answer.
+# In seconds: how long an expired deadline waits for the bus's answer.
 ANSWER_TIMEOUT: Final = 1.0
-# In seconds: a timer that fires later than this was missed by this process, which was
-# stopped, debugged or swapped out. Its pause says nothing about the bus.
+# In seconds: if a timer fires later than this, this process was stopped, debugged or
+# swapped out. That pause says nothing about the bus.
 PAUSE: Final = 0.1
 
 
 class Deadline:
     """One deadline of a service.
 
-    A timer that is due says only that time has passed, perhaps because this process
-    stood still meanwhile. What the service did in time may lie unread on a socket, so the
-    bus is asked: its answer comes behind all that it had said before, and deaths are read
-    while it is waited for. A longer timeout instead would only move the pause that is
-    fatal.
+    An expired timer says only that time has passed, perhaps while this process stood
+    still. The news of a service that was in time may lie unread on a socket. So we ask the
+    bus: its answer comes after all its earlier messages, and deaths are read while we wait.
+    A longer timeout instead would only need a longer pause to fail a service wrongly.
 
     Args:
-        seconds: from now until it is due.
-        ask: asks the bus, and calls its argument when there is an answer that leaves the
-            deadline as it is; None: nothing that the bus says could matter.
-        judge: called once, unless it was cancelled.
+        seconds: from now until it expires.
+        ask: asks the bus, and calls its argument after an answer that leaves the deadline
+            in force; None if no answer could matter.
+        judge: called once, unless the deadline was cancelled.
     """
 
     def __init__(
@@ -45,11 +44,11 @@ class Deadline:
 
     @property
     def pending(self) -> bool:
-        """Whether it is still to be judged."""
+        """Whether it is neither judged nor cancelled."""
         return not self._timer.cancelled()
 
     def cancel(self) -> None:
-        """What it was for has happened."""
+        """Drop the deadline: it was met, or does not matter any more."""
         self._timer.cancel()
 
     def _due(self) -> None:
@@ -68,7 +67,7 @@ class Deadline:
 
     def _unanswered(self) -> None:
         if self._loop.time() - self._timer.when() > PAUSE:
-            self._wait()  # the answer may be here since then, and unread
+            self._wait()  # the answer may have arrived meanwhile, unread
         else:
             self._end()
 

@@ -1,18 +1,19 @@
-"""What is alive and has no business to be: one rule, for ``run``, the interface and the tests.
+"""Leaked processes: they outlived the service or command that started them.
 
-What may stay until the session ends:
+One rule for ``run``, the interface and the tests. These processes may stay until the
+session ends:
 
 - The bus.
-- Of a service that owns its name: the process that owns it and those above that, the one
-  that was started for it, and what each of them has under it.
-- Of such a service's orphans, those that are connected to the bus themselves, and those
-  that it, the bus or another of them can still talk to (``core.helpers``); and what they
-  have under them.
+- Of a service that owns its name: the owner and its ancestors, the spawned process, and
+  the descendants of all these.
+- Of such a service's orphans: those with a connection to the bus, those that the service,
+  the bus or another of these orphans can still talk to (``core.helpers``), and their
+  descendants.
 - A service that is still starting: its activation timeout judges it.
 
-Everything else outlived the command or its service, but for what is ending already, and
-the guardians of brokers, which end with those. An orphan of the command's is a leak in any
-case: nobody is left that it could help.
+Every other process is a leak, except those that are already ending, and the guardians of
+brokers, which end with their brokers. An orphan of the command is always a leak: the
+process that it could help is gone.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from broker.process.supervisor import Supervisor
     from broker.services.units import Unit
 
-# proc_pid_stat(5), of the main thread, which may end before the others.
+# proc_pid_stat(5); the state is the main thread's, which may end before the others.
 _STATES: Final = {
     "R": "running",
     "S": "sleeping",
@@ -55,7 +56,7 @@ class Leak:
         service: its name; empty for none.
         origin: spawned, adopted, or child (of another process than the broker).
         program: see ``procfs.program``.
-        state: what its main thread does, such as sleeping or stopped.
+        state: its main thread's, such as sleeping or stopped.
         age: in seconds.
         names: the well-known names that it owns on the bus.
     """
@@ -75,7 +76,7 @@ class Leak:
         return self.origin == Origin.ADOPTED
 
     def matches(self, patterns: Iterable[str]) -> bool:
-        """Whether its program is one that is not to be told of."""
+        """Whether its program matches one of the patterns."""
         return any(fnmatchcase(self.program, pattern) for pattern in patterns)
 
     def __str__(self) -> str:
@@ -87,7 +88,7 @@ class Leak:
 
 
 def state_of(about: Stat) -> str:
-    """What the main thread of a process does, in a word."""
+    """The state of a process's main thread, in a word."""
     return _STATES.get(about.state, about.state)
 
 
@@ -126,7 +127,7 @@ class _Look:
         self._services: dict[int, str] = {}
 
     def welcome_service(self, unit: Unit) -> None:
-        """Let a service stay that owns its name, or is starting; not its orphans."""
+        """Let a service stay if it owns its name or is starting, without its orphans."""
         service = unit.service
         if service.state not in (State.START, State.RUNNING):
             return
@@ -142,8 +143,8 @@ class _Look:
             above = (each for each in procfs.ancestors(owner) if each in self._alive)
             self._welcome.update((owner, *above))
         elif not service.taken:
-            # One that took its name before it daemonized (dnsmasq does) has left the
-            # connection to a process that nobody can tell from its others.
+            # A service that took its name before it daemonized (dnsmasq does) left the
+            # connection to a process that cannot be told from its others.
             self._welcome.update(each.pid for each in own)
 
     def _service_of(self, pid: int) -> str:
@@ -152,7 +153,7 @@ class _Look:
         return self._services[pid]
 
     def welcome_helpers(self, services: Collection[str]) -> None:
-        """Let those orphans of some services stay that are connected to what stays."""
+        """Let those services' orphans stay that are connected to a process that stays."""
         self._descend()
         connected = set(self._names.values())
         orphans = {
@@ -186,7 +187,7 @@ class _Look:
                 self._welcome.add(pid)
 
     def leaks(self) -> list[Leak]:
-        """All others, but those that are ending."""
+        """All other processes, except those that are ending."""
         now = clock.now().monotonic
         owned: dict[int, list[str]] = {}
         for name in sorted(self._names):
@@ -207,7 +208,7 @@ class _Look:
                 age=(now - clock.of_ticks(about.start_ticks).monotonic) / 1_000_000,
                 names=tuple(owned.get(pid, ())),
             )
-            # In the end: one whose end began meanwhile has no command line any more.
+            # Checked last: a process that began to end meanwhile has lost its command line.
             if not procfs.is_ending(pid):
                 found.append(leak)
         return found

@@ -1,4 +1,4 @@
-"""What the services of a session are held to."""
+"""The times, counts and outputs that apply to a session's services."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 
 class Output(enum.StrEnum):
-    """Where services' standard output and error go."""
+    """The destination of services' standard output and error."""
 
-    INHERIT = "inherit"  # where ours go
+    INHERIT = "inherit"  # the same as ours
     CAPTURE = "capture"  # to the services' logs
     NULL = "null"  # nowhere
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The times and counts that a service's life is held to; times in seconds."""
+    """The timeouts and counts of a service's life; times in seconds."""
 
     activation_timeout: float = 25.0
     handover_timeout: float = 5.0

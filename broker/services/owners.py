@@ -1,4 +1,4 @@
-"""Whose process it is that has taken a service's name."""
+"""Finds the process that has taken a service's name, and its service and activation."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def acquired(
     elif pid:
         service, activation, started = _who(supervisor, pid)
     else:
-        # In a PID namespace that the bus does not see into; all that we start is in ours
-        # or in one below it.
+        # The owner is in a PID namespace that the bus does not see into; our processes are
+        # in our namespace or in one below it.
         service, activation, started = None, 0, clock.now()
     if service == unit.service.name:
         kind = OwnerKind.OWN
@@ -45,7 +45,7 @@ def acquired(
 def _has_lost(supervisor: Supervisor, unit: Unit) -> bool:
     """Whether a process of the newest activation has ended, and another one lives.
 
-    dbus-daemon 1.16 does not know the PID of one that has left its connection to a child.
+    dbus-daemon 1.16 does not know the PID of a process that left its connection to a child.
     """
     supervisor.reap()
     processes = supervisor.processes
@@ -54,13 +54,13 @@ def _has_lost(supervisor: Supervisor, unit: Unit) -> bool:
 
 
 def _who(supervisor: Supervisor, pid: int) -> tuple[str | None, int, Instant]:
-    """The service and activation of a process that took a name, and when it was started."""
-    # It may be an orphan that nobody has told us of yet.
+    """The service, activation and start of a process that took a name."""
+    # It may be an orphan that is not on record yet.
     supervisor.adopt_above(pid)
     process = supervisor.processes.get(pid)
     about = procfs.stat(pid)
     if process is None and about is None:
-        # It may have ended while the bus was asked who it was.
+        # It may have ended while the bus was asked for its PID.
         process = supervisor.processes.newest(pid)
     if process is not None:
         return process.service, process.activation, process.started

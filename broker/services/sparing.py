@@ -1,4 +1,4 @@
-"""A failed activation is ended, but for what serves somebody by another name."""
+"""Ends a failed activation, except processes that own another name."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _ENDING: Final = (State.STOP_SIGTERM, State.STOP_SIGKILL)
 
 
 class Sparing:
-    """Signals the processes of a service that serve nobody.
+    """Signals those processes of a service that own no name.
 
     An owner of a name needs its children, which do a part of its work, and may need its
-    parents: a sandbox's ends what is in it (PR_SET_PDEATHSIG). So the line is drawn between
-    what an owner is related to by descent and all else.
+    parents: a sandbox's parent ends the processes in it (PR_SET_PDEATHSIG). So an owner's
+    ancestors and descendants are spared with it, and no others.
 
     Args:
-        on_none_left: called when nothing of a service is left but what is spared.
+        on_none_left: called when only spared processes of a service are left.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class Sparing:
         self._looking: set[Unit] = set()
 
     def note(self, unit: Unit, owners: Collection[int]) -> None:
-        """Spare those of the service's processes that own a name, given all that do."""
+        """Spare the service's processes among ``owners``, the PIDs that own a name."""
         unit.serving = frozenset(owners).intersection(self._supervisor.tree(unit.service.name))
         if unit.serving:
             pids = ", ".join(map(str, sorted(unit.serving)))
             log.warning("%s: left running for its other names: process %s", unit.service.name, pids)
 
     def signal(self, unit: Unit, number: int) -> None:
-        """Send a signal to all others."""
+        """Send a signal to the processes that are not spared."""
         if not unit.serving:
             self._supervisor.signal(unit.service.name, number)
             return
@@ -59,7 +59,7 @@ class Sparing:
         self.look(unit)
 
     def look(self, unit: Unit) -> None:
-        """Find out, when all that has ended in this turn of the loop is known, if any is left."""
+        """Check for processes to end, once this turn of the loop has noted all its deaths."""
         if unit.serving and unit.service.state in _ENDING and unit not in self._looking:
             self._looking.add(unit)
             self._loop.call_soon(self._look, unit)

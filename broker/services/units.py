@@ -1,4 +1,4 @@
-"""What there is to be started: services, each with its descriptor for as long as it has one."""
+"""The services that this broker knows, each with its current descriptor."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Unit:
-    """A service with its descriptor, as long as either of them is there.
+    """A service with its descriptor; exists while either of them does.
 
     Attributes:
-        limit: the service's own; what it is started with is not the service's to know.
+        limit: the service's start limit, here since a changed environment resets it.
         activation: the supervisor's serial of the newest activation.
-        owner: the process that took the name last; it counts while the name is owned.
+        owner: the process that took the name last; valid while the name is owned.
         invocation_id: of the newest activation, 16 random bytes; empty before the first.
-        serving: the processes that the end of a failed activation spares, by PID.
-        log: what it has written; None if that is not captured.
-        listed: False once the descriptor has gone; then it lasts until it is at rest.
+        serving: the PIDs that the end of a failed activation spares.
+        log: its output; None if that is not captured.
+        listed: False once the descriptor is gone; the unit lasts until it is at rest.
         refused_at: the number of failures at which a closed gate was last logged.
     """
 
@@ -51,10 +51,10 @@ class Unit:
 
 
 class Units(Mapping[str, Unit]):
-    """By name: those of the catalog, and those that have left it and still run."""
+    """The units by name: those of the catalog, and those that have left it and still run."""
 
     def __init__(self, limits: Limits, *, logged: bool) -> None:
-        """None at first; ``logged`` says whether what services write is kept."""
+        """Empty at first; ``logged`` says whether services' output is kept."""
         self._limits = limits
         self._logged = logged
         self._units: dict[str, Unit] = {}
@@ -72,7 +72,7 @@ class Units(Mapping[str, Unit]):
         """The service with a name.
 
         Raises:
-            ServiceUnknown: there is none.
+            ServiceUnknown: no service has it.
         """
         unit = self._units.get(name)
         if unit is None or not (unit.listed or unit.service.stoppable):
@@ -82,11 +82,11 @@ class Units(Mapping[str, Unit]):
     def set_descriptors(
         self, descriptors: Mapping[str, Descriptor]
     ) -> tuple[list[Unit], list[Unit]]:
-        """Take a new catalog; a service that runs outlives its descriptor.
+        """Take a new catalog; a running service outlives its descriptor.
 
         Returns:
-            the units that are new or have another descriptor, and those that are
-            gone or had another one.
+            the units that are new or have a new descriptor, and the units that are gone
+            or had another descriptor.
         """
         added, removed = [], []
         for name, unit in list(self._units.items()):
@@ -112,12 +112,12 @@ class Units(Mapping[str, Unit]):
         return Unit(descriptor, service, limit, log=Log(name) if self._logged else None)
 
     def forgive(self) -> None:
-        """What services are started with has changed: failures before it say nothing now."""
+        """Reset all start limits: services start under new conditions, so old failures are void."""
         for unit in self._units.values():
             unit.limit.reset()
 
     def drop_if_over(self, unit: Unit) -> bool:
-        """Forget a unit that has no descriptor any more, and is at rest; False if it stays."""
+        """Drop a unit that has no descriptor any more and is at rest; False if it stays."""
         name = unit.service.name
         at_rest = unit.service.state in (State.DEAD, State.FAILED)
         if unit.listed or not at_rest or self._units.get(name) is not unit:

@@ -1,4 +1,4 @@
-"""A command inside a bus of its own: what dbus-run-session does, and the end of it."""
+"""Runs a command inside a bus of its own, as dbus-run-session does, and ends it all."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from broker.services.leaks import Leak
     from broker.session.config import Config
 
-# In seconds: so often what may be a leak is looked at again, while there is grace.
+# Between two looks at possible leaks during the grace, in seconds.
 LOOK: Final = 0.1
-# Variables of the bus that we were started on; dbus-run-session drops the same.
+# Variables of the bus on which we were started; dbus-run-session drops the same.
 _DROPPED: Final = {
     "DBUS_SESSION_BUS_PID",
     "DBUS_SESSION_BUS_WINDOWID",
@@ -37,7 +37,7 @@ _DROPPED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class SessionResult:
-    """How a session ended: the command's exit, what outlived it, and what it was like then.
+    """The result of a session: the command's exit, its leaks, and a report.
 
     Attributes:
         report: the services and processes, as in ``broker.session.report``.
@@ -50,10 +50,10 @@ class SessionResult:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """What is let pass of what outlives the command.
+    """The leaks of a command that are tolerated.
 
     Attributes:
-        grace: seconds for what is about to end.
+        grace: how long a process may outlive the command, in seconds.
         ignored: patterns of programs (``Leak.matches``).
     """
 
@@ -62,10 +62,10 @@ class Patience:
 
 
 def run(config: Config, argv: Sequence[str], patience: Patience) -> SessionResult:
-    """Run a command in a session; when this returns, nothing of it is left.
+    """Run a command in a session; no process of it is left when this returns.
 
     Raises:
-        Fault: the bus did not start, or ended before the command did.
+        Fault: the bus did not start, or ended before the command.
         SpawnRefusedError: the command cannot be started.
     """
     inherited = signals.take_over(FORWARDED)
@@ -131,8 +131,8 @@ class _Session:
         bus.cancel()
         command.cancel()
         if process.running:
-            return self._ended(signals.ended.result(), ())  # nothing has outlived it yet
-        # This also brings all news of names: a service that has served is not starting.
+            return self._ended(signals.ended.result(), ())  # it still runs: no leaks yet
+            # This also handles all news of names: a service that took its name is not starting.
         return self._ended(process.exit, await self._leaks(self._patience, signals.hurried))
 
     def _ended(self, exit_: Exit, left: Sequence[Leak]) -> SessionResult:
@@ -141,7 +141,7 @@ class _Session:
         return SessionResult(exit_, left, about)
 
     async def _leaks(self, patience: Patience, hurried: asyncio.Event) -> Sequence[Leak]:
-        """What outlives the command by the grace, or until somebody sends us a signal."""
+        """The leaks after the grace period, or at the time when a signal cuts it short."""
         supervisor = self._daemon.supervisor
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience.grace
@@ -151,8 +151,8 @@ class _Session:
             left = deadline - loop.time()
             if not found or left <= 0 or hurried.is_set():
                 return found
-            # One of them may end the wait for all others. (What is not our own child ends, and
-            # what executes another program is ignored, without a word: hence LOOK.)
+            # The end of one may be the end of all. (A process that is not our child ends
+            # unnoticed, as one that is to be ignored executes its program: hence LOOK.)
             own = [process for each in found if (process := supervisor.processes.get(each.pid))]
             ends = {
                 loop.create_task(supervisor.until(partial(_one_has_ended, own), min(left, LOOK))),
@@ -164,7 +164,7 @@ class _Session:
 
     def _spawn(self, on_refused: Callable[[SpawnRefusedError], None]) -> Process:
         environ = {k: v for k, v in self._config.environ.items() if k not in _DROPPED}
-        # The session's, of whatever type it is: the command is told where its bus is.
+        # Set the session bus's variable for a system bus, too: the command must find its bus.
         for kind in ("session", self._config.rules.kind):
             environ[f"DBUS_{kind.upper()}_BUS_ADDRESS"] = self._daemon.bus_address
         program = Program(
@@ -177,7 +177,7 @@ class _Session:
             mask=self._mask,
             reset_signals=False,
         )
-        # What we were given beyond the standard streams was meant for the command.
+        # Descriptors that we inherited beyond the standard streams are meant for the command.
         for fd in self._fds:
             os.set_inheritable(fd, True)
         try:
@@ -188,5 +188,5 @@ class _Session:
 
 
 async def _first(*ends: asyncio.Future[Any]) -> None:
-    """Return when one of them is done."""
+    """Return when the first of them is done."""
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""What a session is started with."""
+"""The configuration of a session."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What a session is started with.
+    """The configuration of a session.
 
     Attributes:
-        directories: where descriptors are, by precedence.
-        environ: the activation environment to begin with.
-        output: where services' output goes.
-        rules: what a configuration file says to the bus itself.
-        background: our standard streams will be let go when the bus can be used.
+        directories: the directories of descriptors, by precedence.
+        environ: the initial activation environment.
+        output: the destination of services' output.
+        rules: the part of a configuration file that concerns the bus itself.
+        background: whether to release our standard streams when the bus is ready.
     """
 
     listener: Listener

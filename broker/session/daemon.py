@@ -1,4 +1,4 @@
-"""One bus session: the place where the rooms meet, and its beginning and end."""
+"""One bus session: connects the engine, the services and the interface; starts and ends them."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# An engine with an activation timeout of its own must not be the first to give
-# up: it would answer without the reason. In seconds beyond our own timeouts.
+# An engine with its own activation timeout must not give up before us: it would
+# answer without the reason. In seconds beyond our own timeouts.
 ENGINE_PATIENCE: Final = 10.0
-# For the process of an engine that hangs up to end as well, since how says more.
+# How long to wait for the exit of an engine that has hung up: its exit status says more.
 ENGINE_EXIT_TIMEOUT: Final = 0.5
 
 
 class Daemon:
-    """A bus with everything that runs on it; it hears the events of all rooms.
+    """A bus with everything that runs on it; it handles the events of all parts.
 
     Made by ``open``; then ``start``, then ``wait``.
     """
@@ -64,11 +64,11 @@ class Daemon:
     async def open(cls, config: Config) -> AsyncIterator[Self]:
         """Take over this process, which has SIGCHLD blocked, for one session.
 
-        In the end every service is ended, then the bus, then all that is left.
+        On exit every service is ended, then the bus, then all other processes.
 
         Raises:
             EngineMissing: no engine is installed.
-            KernelRefused: the system lacks what is needed.
+            KernelRefused: the system lacks a feature that we need.
         """
         engine, program = choose(config.engine, config.rules.restricts)
         kernel.become_subreaper()
@@ -76,7 +76,7 @@ class Daemon:
         self = cls(config, engine, program, signal_fd)
         self._loop.set_exception_handler(self._on_fault)
         self.supervisor.begin()
-        # A collection would write on what the guardian shares with us, and copy it.
+        # A collection would write to memory that the guardian shares with us, and copy it.
         gc.freeze()
         self.supervisor.guard(config.limits.stop_timeout, silent=config.background)
         try:
@@ -138,14 +138,14 @@ class Daemon:
         """Start the bus and take our place on it; then clients can be served.
 
         Raises:
-            Fault: there is no bus.
+            Fault: the bus did not start.
         """
         starting = self._loop.create_task(self._start())
         ended = self._loop.create_task(self._ended.wait())
         try:
             await asyncio.wait({starting, ended}, return_when=asyncio.FIRST_COMPLETED)
-            # Whoever talked to the bus that has ended knows best why, but on a socket
-            # that was passed to us could wait for its answer for ever.
+            # If the bus has ended, the start knows the reason best, but on a socket that
+            # was passed to us it could wait for an answer for ever.
             await asyncio.wait({starting}, timeout=ENGINE_STOP_TIMEOUT)
             await (starting if starting.done() else self.wait())
         finally:
@@ -154,7 +154,7 @@ class Daemon:
             await asyncio.gather(starting, ended, return_exceptions=True)
 
     async def _start(self) -> None:
-        # Clients may be served before we are: what they ask for waits until we have our place.
+        # The bus may serve clients before us: their requests wait until we are connected.
         self._loop.add_reader(self._signal_fd, self._on_signals)
         listen.sweep_directories(self.config.environ)
         try:
@@ -177,8 +177,8 @@ class Daemon:
         early, self._early = self._early, None
         for name, token in early or ():
             self._activator.requested(name, token)
-        # What there is now stays: no collection need look at it again, and none of
-        # them is long enough to be felt in the middle of an activation.
+        # The objects of now will stay: later collections need not scan them again, and so
+        # are too short to be felt in the middle of an activation.
         gc.collect()
         gc.freeze()
 
@@ -194,19 +194,19 @@ class Daemon:
         }
 
     async def wait(self) -> None:
-        """Return when somebody called ``Exit``.
+        """Return when a client has called ``Exit``.
 
         Raises:
-            Fault: the bus ended, or (Broken) something in here failed.
+            Fault: the bus ended, or (Broken) the broker failed.
         """
         await self._ended.wait()
         if self._fault is not None:
             raise self._fault
 
     async def _stop(self) -> None:
-        """End every service, then the bus, then whatever else is still there."""
+        """End every service, then the bus, then all other processes."""
         if self._fault is None and self.bus_address:
-            # What has its name by now is not to be called one that was not started.
+            # A service that owns its name by now must not be reported as not started.
             await self._presence.heard(NAMES_TIMEOUT)
         self._closing = True
         self._reloading.stop()
@@ -224,17 +224,17 @@ class Daemon:
         self.supervisor.close()
 
     def _on_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Something failed that must not.
+        """Handle an unexpected exception.
 
-        A reload that nobody waits for, and its like, costs nothing more. What was called by
-        the loop itself (the reaping, a timer, the bus's news) ends the session.
+        In a task that no caller waits for, such as a reload, it is only logged and counted. In a
+        callback of the loop (the reaping, a timer, the bus's news) it ends the session.
         """
         fault = context.get("exception") or RuntimeError(context["message"])
         if repr(fault) != self._last_fault:
-            # The reaping comes back in each turn of the loop, and with it what ails it.
+            # The reaping runs again in each turn of the loop, and may fail the same way.
             self._last_fault = repr(fault)
             log.error("fault: %s", context["message"], exc_info=fault)
-        # "Task exception was never retrieved" comes with the future that had it.
+        # The context of "Task exception was never retrieved" has the future in it.
         if "future" in context and not isinstance(fault, Broken):
             self._publisher.count_fault()
             return
@@ -252,8 +252,8 @@ class Daemon:
     def descriptors_read(self, descriptors: Mapping[str, Descriptor]) -> None:
         """Of ``ReloadEvents``."""
         added, removed = self._activator.units.set_descriptors(descriptors)
-        # A program may have been installed meanwhile, or a library, without a change of
-        # any descriptor: that is why people reload.
+        # People also reload because they have installed a program or a library, without a
+        # change of any descriptor.
         self._activator.units.forgive()
         for unit in removed:
             if unit.service.name in self.units:  # with another descriptor
@@ -266,15 +266,15 @@ class Daemon:
     async def tell_names(self) -> None:
         """Of ``ReloadEvents``."""
         await self._presence.names.watch(self.units.keys())
-        # Not as they were before that: the bus may have asked for them meanwhile.
+        # Listed only now: the bus may have made us read them again meanwhile.
         await self._engine.set_names(self._listed())
-        # Of a new name that is owned already, its owner is known when this returns.
+        # If a new name is owned already, its owner is known when this returns.
         await self._presence.heard(VERDICT_TIMEOUT)
 
     def names_now(self) -> Collection[str]:
         """Of ``Engine``."""
         self._reloading.look()
-        # That nothing has changed there makes it no less a reload.
+        # It counts as a reload even if no file has changed.
         self._activator.units.forgive()
         return self._listed()
 
@@ -340,7 +340,7 @@ class Daemon:
         self._end(None)
         await asyncio.shield(self._stopped_services)
 
-    # -- what there is -----------------------------------------------------------
+    # -- queries -----------------------------------------------------------------
 
     @property
     def units(self) -> Mapping[str, Unit]:
@@ -348,13 +348,13 @@ class Daemon:
         return self._activator.units
 
     async def leaks(self) -> list[Leak]:
-        """Of ``ControlEvents``: after all that the bus has to say about what was done before."""
-        # A bus that has gone has nothing to say: its services have lost their names.
+        """Of ``ControlEvents``: after all news of names that the bus has by now."""
+        # If the bus is gone, there is no such news: its services have lost their names.
         await self._presence.heard(VERDICT_TIMEOUT)
         units, engine = self.units.values(), self._engine.pid
         found = leaks.find(units, self.supervisor, engine, names={})
         if found:
-            # Who is connected matters for these alone: hundreds of questions, mostly spared.
+            # Only these need the list of connections: it takes hundreds of questions.
             names = await self._presence.processes(VERDICT_TIMEOUT)
             found = leaks.find(units, self.supervisor, engine, names)
         return found

@@ -1,4 +1,4 @@
-"""What an end waits for: said when it takes so long that people wonder."""
+"""Logs which processes a slow shutdown waits for, before people wonder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LONGEST: Final = 120
 
 
 def name_each(supervisor: Supervisor, pids: Iterable[int]) -> None:
-    """One line in the log for each process that lives, the first of them at least."""
+    """Log one line for each live process, up to ten of them."""
     left = [pid for pid in pids if procfs.alive(pid)]
     for pid in left[:_MOST]:
         say(f"waiting for {supervisor.service_of(pid) or '-'}  {described(pid)}")
@@ -33,15 +33,15 @@ def name_each(supervisor: Supervisor, pids: Iterable[int]) -> None:
 
 
 def described(pid: int) -> str:
-    """PID and command, as in the list of leaks, on one line."""
+    """PID and command on one line, as in the list of leaks."""
     command = printable(" ".join(procfs.command(pid)))
     return f"pid {pid}  {command[:_LONGEST]}{'…' * (len(command) > _LONGEST)}"
 
 
 def say(text: str) -> None:
-    """A line in the log, if standard error takes one at once.
+    """Log a line, if standard error takes one at once.
 
-    Nobody need read it at a logout, or a terminal may be stopped: the end would wait for that.
+    At a logout its reader may be gone, or the terminal stopped: the shutdown must not wait.
     """
     poll = select.poll()
     poll.register(2, select.POLLOUT)

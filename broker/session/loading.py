@@ -1,8 +1,8 @@
-"""Reads a session's catalog, again and again; a directory that does not answer costs itself.
+"""Reads a session's catalog, repeatedly; a hanging directory delays no other.
 
-What lies on a local disk is read at once. Whatever may be behind a server, the target of
-a link included, is read by a fork, which is given up after a while: then what was read
-there before stays.
+A directory on a local disk is read at once. A directory that may be behind a server, or
+holds a link to such a place, is read by a fork, which is killed after a timeout: then the
+directory's previous contents stay.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Found: TypeAlias = list[Descriptor | DescriptorError]
 
-# For a directory to be read, in seconds; some times what a slow network takes.
+# For the reading of a directory, in seconds; several times what a slow network takes.
 TIMEOUT: Final = 3.0
 
 
@@ -38,7 +38,7 @@ class Loader:
 
     Args:
         directories: by precedence.
-        on_change: called when there is something to be read, after a burst of changes.
+        on_change: called after a burst of changes, when the directories must be read again.
         taken: names that no descriptor may provide here, each with the reason.
 
     Attributes:
@@ -58,28 +58,28 @@ class Loader:
         self._parts = parts
         self._taken = taken
         self._found: dict[Directory, Found] = {}
-        # Those that did not answer when they were last asked.
+        # Directories that did not answer the last time.
         self._silent: set[Directory] = set()
-        # Forks that were killed, which may still be there.
+        # The PIDs of killed forks, which may still exist.
         self._given_up: dict[Directory, int] = {}
 
     def make_transient(self) -> None:
-        """Make the directory that is the user's for this login, as dbus-daemon does."""
+        """Create the user's directory for this login, as dbus-daemon does."""
         make_transient(each for each in self._directories if local.holds(each.path))
 
     async def load(self) -> Catalog:
-        """Read all of them; that waits for nothing where all disks are local.
+        """Read all directories; waits for nothing if all disks are local.
 
         Raises:
-            NotReloaded: the system is short of something that is needed.
+            NotReloaded: the system is short of a resource.
         """
         away = [each for each in self._directories if not local.holds_all_in(each.path)]
         answers = await asyncio.gather(*map(self._read_away, away)) if away else []
-        # Those at hand last: what was read at once in the meantime is no newer.
+        # Local directories last, so that ``load_at_once`` meanwhile has read nothing newer.
         return self._combined(dict(zip(away, answers, strict=True)))
 
     def load_at_once(self) -> Catalog:
-        """Read what waits for nothing; of other directories, what was read before stays.
+        """Read the local directories; the previous contents of the others stay.
 
         Raises:
             NotReloaded: as ``load``.
@@ -97,7 +97,7 @@ class Loader:
         self.watch.complain([each.path for each in self._silent])
         in_order = [found[each] for each in self._directories]
         catalog = without(combine(in_order), self._taken)
-        # Half a file is nobody's mistake yet.
+        # A half-written file is not an error yet.
         whole = [each for each in catalog.problems if not self.watch.unfinished(each.path)]
         return Catalog(catalog.entries, tuple(whole))
 
@@ -114,9 +114,9 @@ class Loader:
         return [*kept, DescriptorError(printable(directory.path), 0, reason)]
 
     async def _ask(self, directory: Directory) -> Found | str | None:
-        """What a fork reads, or why the system does not let it; None if it comes to no end."""
+        """What a fork reads, or why it cannot be made; None after the timeout."""
         if self._given_up.get(directory) in self._parts:
-            return None  # the kernel still holds it, and would hold another
+            return None  # the last fork still hangs in the kernel, and so would another
         try:
             reader, fd = self._parts.begin(lambda report: _tell(directory, report))
         except OSError as e:
@@ -130,16 +130,16 @@ class Loader:
             return None
 
 
-# -- what a fork has to tell -------------------------------------------------------
+# -- the fork's report -------------------------------------------------------------
 
 
 def _tell(directory: Directory, report: int) -> None:
-    """In the fork: read, and write what there is."""
-    # Nobody may be there to kill it.
+    """In the fork: read the directory and write the report."""
+    # The broker may be gone, and not kill it.
     signal.setitimer(signal.ITIMER_REAL, TIMEOUT + 1)
     answer: Any
     try:
-        # An exception would lose its parts on the way.
+        # Pickled, an exception would lose its fields.
         answer = [
             (each.path, each.line, each.reason) if isinstance(each, DescriptorError) else each
             for each in read_directory(directory)
@@ -151,7 +151,7 @@ def _tell(directory: Directory, report: int) -> None:
 
 
 def _told(data: bytes) -> Found | str | None:
-    """What it read, or why it could not; None if it was killed before it had said all."""
+    """The fork's findings, or its reason for failure; None if it was killed before the end."""
     try:
         answer = pickle.loads(data)  # noqa: S301 - by a fork of ours
     except (EOFError, pickle.UnpicklingError):
@@ -162,7 +162,7 @@ def _told(data: bytes) -> Found | str | None:
 
 
 async def _read_all(fd: int) -> bytes:
-    """From a pipe, which is closed then."""
+    """Read a pipe to its end, and close it."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
     data = bytearray()

@@ -1,9 +1,9 @@
-"""The signals that reach ``run``: what goes on to the command, and what ends it.
+"""Passes the signals that reach ``run`` on to the command, or ends the session.
 
-The command gets each of them once. The second one of those that ask for an end forces
-it, with SIGKILL: as docker compose does and people expect, since Ctrl-C and SIGTERM may be
-ignored. When our terminal hangs up, nobody is left to ask: the command gets its SIGHUP and
-the stop timeout, and then the session ends with all that is in it.
+The command gets each signal once. A second signal that asks for an end kills it with
+SIGKILL, as docker compose does and people expect, since Ctrl-C and SIGTERM may be ignored.
+After a hangup of our terminal no user is left to send a second one: the command gets its
+SIGHUP and the stop timeout, and then the session ends with all its processes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from broker.process.kernel import Received
     from broker.process.supervisor import Supervisor
 
-# What people and supervisors send to a command to make it do something. SIGTSTP
-# and SIGCONT are left alone: the terminal's job control is for both of us.
+# The signals that people and supervisors send to a command. SIGTSTP and SIGCONT are
+# left alone: the terminal's job control reaches us and the command.
 FORWARDED: Final = {
     signal.SIGHUP,
     signal.SIGINT,
@@ -38,15 +38,15 @@ FORWARDED: Final = {
 
 
 class Passing:
-    """Reads our signals, which are blocked, as long as it is not closed.
+    """Reads our signals, which are blocked, until it is closed.
 
     Args:
         grace: from a hangup to the end, in seconds.
 
     Attributes:
-        ended: by a signal, how, though the command has not ended, or has never been.
-        command: that gets them; until there is one, they end us.
-        hurried: a signal came after the command had ended.
+        ended: the session's exit, if a signal ends it before or without an exit of the command.
+        command: the receiver of the signals; before it is set, they end the session.
+        hurried: set by a signal after the end of the command.
     """
 
     def __init__(self, supervisor: Supervisor, grace: float) -> None:
@@ -74,13 +74,13 @@ class Passing:
 
     def _take(self, received: Received) -> None:
         number = received.number
-        # As under nohup: then the command ignores it too, unless it has changed that.
+        # As under nohup: then the command ignores it too, unless it chose otherwise.
         ignored = signal.getsignal(number) is signal.SIG_IGN
         command = self.command
         if command is None or self._supervisor.is_starting(command.pid):
             if command is not None:
                 self._supervisor.signal_process(command.pid, number)
-            # On a disk that does not answer it may sleep where no signal wakes it.
+            # If its disk does not answer, it may sleep in the kernel, deaf to signals.
             if not ignored:
                 self._end(number)
             return
@@ -97,7 +97,7 @@ class Passing:
         if not arrival.had:
             self._supervisor.signal_process(command.pid, number)
         if arrival.hangup and not ignored:
-            # A stopped command takes it only when it goes on.
+            # A stopped command takes the SIGHUP only when it continues.
             self._supervisor.signal_process(command.pid, signal.SIGCONT)
             self._later(late.SAID_AFTER, self._say, "")
             self._later(self._grace, self._end, number)
@@ -108,7 +108,7 @@ class Passing:
         grace = self._grace if sender == os.getpgrp() else 0.0
         delay = self._insistence.again(number, self._loop.time(), grace)
         if delay is None:
-            if number != signal.SIGHUP:  # which may be a reload
+            if number != signal.SIGHUP:  # a SIGHUP may ask for a reload
                 self._later(late.SAID_AFTER, self._say, f": a second {number.name} kills it")
         elif delay > 0:
             self._later(delay, self._kill, number)

@@ -1,4 +1,4 @@
-"""Our place on the bus: the broker's name and objects, and the watch over services' names."""
+"""Our connections to the bus: the broker's name and objects, and the watch over names."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# In seconds: so long a call waits for what the bus said of names before it. Their queue is
-# longer only while somebody floods it; then calls go ahead until its end is reached.
+# In seconds: how long a call waits for the bus's earlier news of names. Only a flood makes
+# their queue longer; then calls go ahead until the queue's end is reached.
 NAMES_TIMEOUT: Final = 0.25
-# And so long a verdict on all processes, which is wrong where it missed a name.
+# The same for a verdict on all processes, which is wrong if it missed a name.
 VERDICT_TIMEOUT: Final = 1.0
 
 
 class Presence:
-    """Two connections, one for objects and one for names; each is made anew when it is lost.
+    """Two connections, one for objects and one for names; each reconnects when it is lost.
 
     Args:
-        control: what the objects show.
+        control: the session that the objects show.
         max_rules: see ``NameWatch``.
         largest: see ``Connection``.
         discreet: see ``ObjectServer``.
 
     Attributes:
         names: the watch over the services' names.
-        publisher: of our objects; silent until they are on the bus.
+        publisher: publishes our objects; silent until they are on the bus.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Presence:
             its GUID.
 
         Raises:
-            DBusError: the bus does not take us.
+            DBusError: the bus refuses us.
         """
         await self.names.watch(names)
         await self._watching.open(where)
@@ -93,8 +93,8 @@ class Presence:
         """Own our name, with an object for each service and process.
 
         Raises:
-            DBusError: the bus does not take us.
-            EngineFailed: somebody else owns our name.
+            DBusError: the bus refuses us.
+            EngineFailed: another connection owns our name.
         """
         await self._serving.open(where)
 
@@ -104,7 +104,7 @@ class Presence:
         connection.on_message = self._server.handle
         connection.sift = self._server.sift
         connection.on_writable = self.publisher.flush
-        # Queued for, once it was ours: anybody could take it in the moment without us.
+        # On a reconnection we queue for it: another client may have taken it meanwhile.
         owned = await _request_name(connection, 0 if self._opened else DO_NOT_QUEUE)
         if not self._opened:
             if owned != PRIMARY_OWNER:
@@ -121,7 +121,7 @@ class Presence:
         self._server.silent = True
 
     async def _hear_names(self) -> None:
-        """What a caller did to a name before it called is on its way on the other connection."""
+        """Wait for news of names: a caller's own changes may still be on the other connection."""
         if self._late is not None and not self._late.done():
             return
         synced = self.names.synced()
@@ -129,14 +129,14 @@ class Presence:
         self._late = synced
 
     async def heard(self, seconds: float) -> None:
-        """Return when all is known that the bus has said of names, or the time is up."""
+        """Return when the bus's news of names has been handled, or after a timeout."""
         await asyncio.wait([self.names.synced()], timeout=seconds)
 
     async def processes(self, seconds: float) -> dict[str, int]:
-        """The PID behind each name on the bus, unique ones too; what it does not say is missing.
+        """The PID behind each name on the bus, unique names included, as far as the bus says.
 
         Args:
-            seconds: for its answers; after them there are none.
+            seconds: the timeout for its answers; without them the result is empty.
         """
         asking = asyncio.get_running_loop().create_task(self._ask_processes())
         try:
@@ -156,15 +156,15 @@ class Presence:
         return {
             name: answer.body[0]
             for name, answer in zip(names, answers, strict=True)
-            # An error of one that has left meanwhile, or is in another PID namespace.
+            # An error: the client has left meanwhile, or is in another PID namespace.
             if not isinstance(answer, DBusError)
         }
 
     async def finish(self, last_callers: Iterable[str], seconds: float) -> None:
-        """Return when all has been said and answered, or the time is up.
+        """Return when all signals and answers have been sent, or after a timeout.
 
         Args:
-            last_callers: their answers must have arrived: the bus drops what it holds when it ends.
+            last_callers: their answers must have arrived: the bus drops its queues when it ends.
         """
         if not self._serving.up.is_set():
             return
@@ -175,7 +175,7 @@ class Presence:
                 await self._deliver(last_callers)
 
     async def _deliver(self, callers: Iterable[str]) -> None:
-        """A Ping comes behind the answer: a caller that takes it has taken the answer, too."""
+        """Ping each caller: the answer was sent first, so a caller that replies has got it."""
         connection = self._serving.connection
         with contextlib.suppress(DBusError):
             await connection.sync()

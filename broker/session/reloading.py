@@ -1,4 +1,4 @@
-"""When the descriptors are read: at the start, when somebody asks, and when they have changed."""
+"""Decides when to read the descriptors: at the start, on request, and after changes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ log = logging.getLogger(__name__)
 
 
 class ReloadEvents(Protocol):
-    """What a reload does beyond the reading."""
+    """The steps of a reload after the reading."""
 
     def descriptors_read(self, descriptors: Mapping[str, Descriptor]) -> None:
-        """These are the services now; the bus is not told of them here."""
+        """Take the new descriptors; the bus is not told of them here."""
 
     async def tell_names(self) -> None:
-        """Tell the bus; returns when it knows."""
+        """Tell the bus the names; returns when it knows them."""
 
 
 class Reloading:
-    """The reading of a session's descriptors, one after the other.
+    """Reads a session's descriptors; one reload runs at a time.
 
     Args:
         directories, taken: as ``Loader``.
@@ -54,17 +54,17 @@ class Reloading:
         self._open = False
 
     async def begin(self) -> None:
-        """Read them for the first time; whoever asks for more waits until ``open``.
+        """Read them for the first time; further requests wait until ``open``.
 
         Raises:
-            NotReloaded: the system is short of something that is needed.
+            NotReloaded: the system is short of a resource.
         """
         await self._lock.acquire()
         self._loader.make_transient()
         self._take(await self._loader.load())
 
     def open(self) -> None:
-        """From here on the bus can be told."""
+        """Allow reloads: from now on the bus can be told."""
         self._open = True
         self._lock.release()
 
@@ -74,11 +74,11 @@ class Reloading:
         self._loader.watch.stop()
 
     def close(self) -> None:
-        """Let go of the kernel's queue of changes."""
+        """Close the kernel's queue of changes."""
         self._loader.watch.close()
 
     def look(self) -> None:
-        """Read what has changed, as far as nothing can hang, before this returns."""
+        """Read changed descriptors at once, except from directories that may hang."""
         if self._open and self._loader.watch.stale():
             try:
                 self._take(self._loader.load_at_once())
@@ -88,12 +88,12 @@ class Reloading:
     async def reload(self) -> None:
         """Read the descriptors again, and tell the engine what has changed.
 
-        Whoever asks before it has begun is served by the same one: anybody on the
-        bus may ask, and thousands of them would be minutes of reading.
+        Requests that come before it has begun share one reload: any client on the bus
+        may ask, and a thousand requests would mean minutes of reading.
 
         Raises:
             ShuttingDown: the session is ending.
-            NotReloaded: the system is short of something that is needed.
+            NotReloaded: the system is short of a resource.
         """
         if self._next is None:
             self._next = self._loop.create_task(self._reload())
@@ -119,7 +119,7 @@ class Reloading:
         try:
             await self.reload()
         except (ShuttingDown, Disconnected):
-            # The end of the bus is said by others; one that lives has seen the files for it.
+            # The end of the bus is reported elsewhere; a live bus has been given its files.
             pass
         except DBusError as e:
             log.warning("the descriptors were not read again: %s", e)
@@ -127,7 +127,7 @@ class Reloading:
     def _take(self, catalog: Catalog) -> None:
         problems = dict.fromkeys(map(str, catalog.problems))
         for problem in problems:
-            # Said once, however often the directories are read again.
+            # Logged once, however often the directories are read again.
             if problem not in self._problems:
                 log.warning("%s", problem)
         self._problems = set(problems)

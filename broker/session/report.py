@@ -1,4 +1,4 @@
-"""What a session came to, as JSON has it: for ``run --json-report``."""
+"""The report of a session as JSON data, for ``run --json-report``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def of_session(units: Iterable[Unit], processes: Processes) -> dict[str, Any]:
     """Services that were activated or are running, and all processes on record.
 
-    Times are in microseconds; of ended processes, each service's newest 16 are there.
+    Times are in microseconds; of ended processes, the newest 16 of each service are included.
     """
     records = sorted([*processes.live(), *processes.ended()], key=lambda each: each.serial)
     used = (unit for unit in units if unit.service.activations or unit.service.owner)

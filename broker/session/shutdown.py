@@ -1,4 +1,4 @@
-"""The end of all that a session has started: services and the rest first, the bus last."""
+"""Ends all processes that a session has started: the bus last."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# For the engine to end after SIGTERM, and for callers to take their last
-# answers; it is killed, or they are left, after that.
+# How long the engine may take to end after SIGTERM, and callers to receive their last
+# answers; after that the engine is killed, and the callers are abandoned.
 ENGINE_STOP_TIMEOUT: Final = 2.0
-# So often in vain SIGKILL is sent at the end to whatever forks faster than it is found.
+# Rounds of SIGKILL without progress, against processes that fork faster than we find them.
 KILL_ROUNDS: Final = 250
 
 
 class Shutdown:
-    """Ends what is there, in its order.
+    """Ends the session's processes in order.
 
     Args:
         stop_timeout: from SIGTERM to SIGKILL, in seconds.
@@ -42,15 +42,15 @@ class Shutdown:
         self._stop_timeout = stop_timeout
 
     async def stop_processes(self) -> None:
-        """End everything but the engine: SIGTERM, SIGKILL, and in the end a complaint."""
+        """End everything but the engine: SIGTERM, SIGKILL, and at last an error in the log."""
         closing = asyncio.get_running_loop().create_task(self._activator.close())
-        # What belongs to no service: orphans, and what a command left behind.
+        # Processes of no service: orphans, and the command's leftovers.
         for pid in self._supervisor.tree(""):
             if pid != self._engine.pid:
                 self._supervisor.signal_process(pid, signal.SIGTERM)
         ended = await self._until(self._only_engine, self._stop_timeout, self._others)
         if not ended and not await self._kill():
-            # A process that has become another user's, for all that we may do.
+            # Perhaps processes that have become another user's, which we may not signal.
             log.error("processes that cannot be ended are left: %s", self._others())
             closing.cancel()
         await asyncio.gather(closing, return_exceptions=True)
@@ -58,7 +58,7 @@ class Shutdown:
     async def _until(
         self, over: Callable[[], bool], seconds: float, pids: Callable[[], Iterable[int]]
     ) -> bool:
-        """As ``Supervisor.until``, and says for whom that is, when it takes long."""
+        """As ``Supervisor.until``; logs the processes that are waited for if it takes long."""
         soon = min(late.SAID_AFTER, seconds)
         if await self._supervisor.until(over, soon):
             return True
@@ -67,13 +67,13 @@ class Shutdown:
         return await self._supervisor.until(over, seconds - soon)
 
     async def _kill(self) -> bool:
-        """SIGKILL to everything but the engine until it has gone, or does not get less."""
+        """SIGKILL to everything but the engine, until all are gone or no round makes them fewer."""
         rounds, least = 0, len(self._supervisor.processes)
         while rounds < KILL_ROUNDS:
             self._supervisor.signal(None, signal.SIGKILL, self._engine.pid)
             if await self._supervisor.until(self._only_engine, KILL_PERIOD):
                 return True
-            # On a busy machine the dead alone may be thousands.
+            # On a busy machine thousands of dead may wait to be reaped.
             left = len(self._supervisor.processes)
             rounds = 0 if left < least else rounds + 1
             least = min(left, least)
@@ -87,7 +87,7 @@ class Shutdown:
         return all(process.pid == self._engine.pid for process in live)
 
     async def stop_engine(self) -> None:
-        """End the bus, which drops what it still holds for its clients."""
+        """End the bus, which drops its clients' undelivered messages."""
         self._engine.stop()
         pid = self._engine.pid
         for number in self._engine.stop_signals:

@@ -1,12 +1,12 @@
-"""Notices when the directories of descriptors may hold something else than was read.
+"""Notices changes in the directories of descriptors since they were read.
 
-A directory is watched, and the places of all links on the way to it, which package
-managers turn to another tree. One that does not exist is waited for in the nearest
-directory above it that does. What cannot be watched, since a limit is reached or since
-to look there may hang, is said once: it is read on reload.
+Each directory is watched, and so are all links on the way to it, since package managers
+turn these to another tree. For a directory that does not exist, its nearest existing
+ancestor is watched. A directory that cannot be watched, because of a limit or because a
+look there may hang, is logged once: it is read on reload only.
 
-Not seen: a directory above that is renamed, and the target of a link that is a descriptor
-itself. dbus-daemon sees neither.
+Not seen: the renaming of an ancestor, and changes to the target of a descriptor that is a
+link. dbus-daemon sees neither.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A burst is over when nothing has changed for so long, or has lasted so long; in seconds.
+# In seconds: a burst ends after a quiet time of QUIET, and after LONGEST at the latest.
 QUIET: Final = 0.02
 LONGEST: Final = 0.5
 # As many links as the kernel follows in a path.
@@ -39,11 +39,11 @@ _SUFFIX: Final = b".service"
 
 
 class Watch:
-    """The directories, and whether they have changed since they were last read.
+    """Watches the directories for changes since they were last read.
 
     Args:
         paths: of the directories; they need not exist.
-        on_change: called at the end of a burst of changes, if nobody has read them meanwhile.
+        on_change: called at the end of a burst of changes, unless they were read meanwhile.
     """
 
     def __init__(self, paths: Iterable[str], on_change: Callable[[], None]) -> None:
@@ -52,21 +52,22 @@ class Watch:
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._queue: EventQueue | None = None
-        # By the kernel's number: how it is called, and what matters in it; None: descriptors.
+        # By the kernel's watch number: the directory's path, and the names in it that matter;
+        # None stands for all descriptors.
         self._watched: dict[int, tuple[bytes, set[bytes | None]]] = {}
-        self._stale = True  # something was not read since it changed
+        self._stale = True  # a change has not been read yet
         self._moved = True  # a path leads elsewhere
-        self._partial = True  # some are not watched
-        self._writing: set[bytes] = set()  # files that will be heard of when they are closed
-        self._touched: set[bytes] = set()  # those that have changed since they were last read
-        # Why, by path.
+        self._partial = True  # some directories are not watched
+        self._writing: set[bytes] = set()  # open files: an event follows when they are closed
+        self._touched: set[bytes] = set()  # files that have changed since they were last read
+        # Why a path is not watched.
         self._refused: dict[bytes, str] = {}
         self._said: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._began = 0.0  # of a burst
+        self._began = 0.0  # when the burst began
 
     def begin(self) -> None:
-        """Before the directories are read: what changes from here on makes them stale."""
+        """Call before reading the directories: later changes make them stale."""
         self._drain()
         if self._moved or self._partial:
             self._watch_all()
@@ -74,12 +75,12 @@ class Watch:
         self._touched.clear()
 
     def unfinished(self, path: str) -> bool:
-        """Whether a file, by its printable path, was perhaps read half-written."""
+        """Whether a file, given by its printable path, may have been read half-written."""
         self._drain()
         return any(printable(os.fsdecode(each)) == path for each in self._writing | self._touched)
 
     def complain(self, silent: Collection[str]) -> None:
-        """Say once what is not watched, but for those paths of which worse is said already."""
+        """Log once which paths are not watched, except ``silent``: worse is logged of those."""
         spared = {os.fsencode(each) for each in silent}
         for reason in sorted(set(self._refused.values())):
             paths = [
@@ -93,12 +94,12 @@ class Watch:
                 log.warning("%s", line)
 
     def stale(self) -> bool:
-        """Whether to read them would find, or might find, something else; as of now."""
+        """Whether another reading now may find something else."""
         self._drain()
         return self._stale or self._partial
 
     def stop(self) -> None:
-        """Watch nothing any more; some time before ``close``, for which the kernel waits."""
+        """Stop watching; some time before ``close``, since the kernel delays that after it."""
         if self._timer is not None:
             self._timer.cancel()
         if self._queue is not None:
@@ -108,7 +109,7 @@ class Watch:
         self._watched.clear()
 
     def close(self) -> None:
-        """Let go of the kernel's queue."""
+        """Close the kernel's queue."""
         if self._queue is not None:
             self._queue.close()
             self._queue = None
@@ -124,7 +125,7 @@ class Watch:
             self._wait()
 
     def _on_readable(self) -> None:
-        """A burst that goes on puts its end off."""
+        """Read the changes; a burst that continues postpones its end."""
         known = self._stale
         self._drain()
         if known:
@@ -156,7 +157,7 @@ class Watch:
             self._take_file(os.path.join(directory, change.name), change.mask)
 
     def _take_file(self, path: bytes, mask: int) -> None:
-        # A new file is empty, and heard of once more when it is closed; a link is whole.
+        # A new file is empty, and another event follows when it is closed; a link is complete.
         if mask & inotify.MODIFY or (mask & inotify.CREATE and not _is_link(path)):
             self._writing.add(path)
         else:
@@ -164,7 +165,7 @@ class Watch:
             self._touched.add(path)
             self._stale = True
 
-    # -- what is watched ---------------------------------------------------------
+    # -- watches -----------------------------------------------------------------
 
     def _watch_all(self) -> None:
         before, self._watched = self._watched, {}
@@ -184,7 +185,7 @@ class Watch:
             self._queue.remove(watch)
 
     def _follow(self, path: bytes) -> None:
-        """Watch a directory, and what decides which one it is.
+        """Watch the directory that a path leads to, and every link on the way.
 
         Raises:
             OSError: it cannot be watched.
@@ -194,7 +195,7 @@ class Watch:
             link = self._first_link(path)
             if link is not None:
                 place, name = os.path.split(link)
-                # Watched before it is read: it may be turned at any moment.
+                # Watched before it is read: the link may change at any moment.
                 self._add(place, inotify.ENTRIES, name)
                 path = os.path.join(place, os.readlink(link)) + path[len(link) :]
             elif self._settle(path, shown):
@@ -202,7 +203,7 @@ class Watch:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
     def _settle(self, path: bytes, shown: bytes) -> bool:
-        """Watch a directory, or the nearest above it; False if that is no longer the nearest."""
+        """Watch a directory, or its nearest ancestor; False if that is no longer the nearest."""
         below = b""
         while True:
             try:
@@ -240,7 +241,7 @@ class Watch:
 
 
 def _concerns_descriptors(name: bytes) -> bool:
-    # Of the directory itself, too: it may be read now, or no more.
+    # An event of the directory itself counts, too: its permissions may have changed.
     return not name or (name.endswith(_SUFFIX) and not name.startswith(b"."))
 
 

@@ -1,1 +1,1 @@
-"""Processes: how they are started, marked, found, ended and reaped."""
+"""Processes: starts, marks, finds, signals and reaps them."""

@@ -1,4 +1,4 @@
-"""What was started, as what, and the marks by which all that it forks is known."""
+"""The activations with live processes, and the marks that identify their processes."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class _Activation:
 
 
 class Activations:
-    """Every activation that has a process left, by its serial: never reused, from 1 on.
+    """Every activation with a process left, by its serial: from 1 on, never reused.
 
-    A child is born with the marks that we bear ourselves in that moment, so ``begin``
-    comes before the spawn. It is followed by either ``begun`` or ``withdraw``.
+    A child inherits the marks that we bear ourselves at its spawn, so ``begin`` comes
+    before the spawn. It is followed by either ``begun`` or ``withdraw``.
 
     Attributes:
-        cgroups: that the activations have, where they have any.
+        cgroups: the activations' cgroups, where they have any.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -53,18 +53,18 @@ class Activations:
 
     @property
     def tags(self) -> Range | None:
-        """The tags that what is started can bear; None where there can be none."""
+        """The tags that new processes can bear; None where tags cannot be set."""
         return self._tagger.range
 
     @property
     def settled(self) -> bool:
-        """Whether nothing was started in this turn of the loop."""
+        """Whether no process was started in this turn of the loop."""
         return not self._cgroup_used
 
-    # -- the beginning and the end of one --------------------------------------
+    # -- an activation's beginning and end -------------------------------------
 
     def begin(self) -> int:
-        """Take on the marks of a new one."""
+        """Take on the marks of a new activation."""
         self._leave_cgroup()
         self._count += 1
         value = self._tagger.advance()
@@ -77,7 +77,7 @@ class Activations:
     def begun(
         self, activation: int, service: str, beginning: clock.Beginning, leader: int | None
     ) -> None:
-        """The process that was spawned for a service, or for none, bears its marks.
+        """A process was spawned with the marks, for a service or for none.
 
         Args:
             beginning: a moment before its start.
@@ -94,13 +94,13 @@ class Activations:
         self._marks.forget(activation)
 
     def _leave_cgroup(self) -> None:
-        """Give the cgroup that we wait in to the child that was born in it."""
+        """Leave our cgroup to the child that was born in it."""
         if self._cgroup_used:
             self._cgroup_used = False
             self.cgroups.advance()
 
     def forget(self, activation: int) -> None:
-        """Its last process has gone."""
+        """The activation's last process has gone."""
         known = self._activations.pop(activation)
         self._marks.forget(activation)
         if known.cgroup is not None:
@@ -108,40 +108,40 @@ class Activations:
             self.cgroups.remove(known.cgroup)
 
     def kill(self, activation: int) -> None:
-        """Kill all of it in one blow, where it has a cgroup."""
+        """Kill all its processes at once, if it has a cgroup."""
         cgroup = self._activations[activation].cgroup
         if cgroup is not None:
             self.cgroups.kill(cgroup)
 
     def close(self) -> None:
-        """Leave the cgroups, when all that was started has ended."""
+        """Leave the cgroups, after all started processes have ended."""
         self.cgroups.close()
 
-    # -- whose it is -----------------------------------------------------------
+    # -- attribution -----------------------------------------------------------
 
     def service(self, activation: int) -> str:
-        """The service that it is of; empty for none."""
+        """The activation's service; empty for none."""
         known = self._activations.get(activation)
         return known.service if known else ""
 
     def started(self, activation: int, about: Stat | None) -> Instant:
-        """When a process of it was started; of the spawned one ``about`` is None."""
+        """When one of its processes was started; ``about`` is None for the spawned one."""
         known = self._activations.get(activation)
         if about is None:
             return known.beginning.at if known else clock.now()
         return clock.of_ticks(about.start_ticks, known.beginning if known else clock.ANY_TIME)
 
     def of_service(self, service: str | None) -> Iterator[int]:
-        """Those of a service, of none (empty), or all (None)."""
+        """The activations of a service, of none (empty), or all (None)."""
         for activation, known in self._activations.items():
             if service is None or known.service == service:
                 yield activation
 
     def attribute(self, pid: int, about: Stat | None = None) -> tuple[int, Attribution]:
-        """The activation that any process belongs to, alive or a zombie, and what says so.
+        """The activation of any process, alive or a zombie, and the mark that proves it.
 
         Args:
-            about: what ``procfs.stat`` said of it just now.
+            about: the result of ``procfs.stat`` just now.
         """
         about = about or procfs.stat(pid)
         if about is None:
@@ -156,14 +156,14 @@ class Activations:
         return activation or NO_ACTIVATION, how
 
     def never_saw(self, pid: int) -> bool:
-        """Whether a process shows that it comes neither from us nor from what we started.
+        """Whether a process proves that it descends neither from us nor from our processes.
 
-        It has the limit that we had before we lowered it, which takes privilege to regain;
-        a mark that is missing may have been lowered further.
+        It has the limit that we had before we lowered it, which takes privilege to regain. A
+        missing mark alone proves nothing: the process may have lowered the limit further.
         """
         return self._tagger.never_saw(pid)
 
     def of_tag(self, pid: int) -> int:
-        """What the tag alone says, which is read faster than the rest."""
+        """The activation by the tag alone, which is read faster than the other marks."""
         activation, _ = self._marks.attribute(Evidence(tag.read(pid), "", 0, 0))
         return activation or NO_ACTIVATION

@@ -1,4 +1,4 @@
-"""Going into the background, as daemons do that return when they can be used."""
+"""Goes into the background, as a daemon that returns to its starter when it is ready."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _READY: Final = b"\0"
 
 
 class Background:
-    """Made before there is any child of ours: from there on, we are another process.
+    """Forks: we go on in the child. Made before we have any other child.
 
-    The one that was started waits in here and never returns: it ends with 0 when
-    we are ``ready``, or as we do if we end before. Rejected: to start the program
-    once more, which would read its configuration a second time, and hold two
-    opinions of it.
+    The original process waits in here and never returns: it exits with 0 when we are
+    ``ready``, or with our exit status if we end before. Rejected: to start the program
+    once more, which would read its configuration a second time, and perhaps see
+    another one.
 
     Args:
-        unneeded: descriptors that only whoever started us has a use for. A daemon that
-            holds one is waited for where somebody reads to its end, or wants its lock.
+        unneeded: descriptors that only our starter has a use for. A daemon that kept one
+            would keep a reader waiting for its end, or hold its lock.
 
     Attributes:
-        starter: the PID of the one that waits.
+        starter: the PID of the waiting process.
     """
 
     def __init__(self, unneeded: Iterable[int] = ()) -> None:
@@ -46,12 +46,12 @@ class Background:
         os.setsid()
 
     def ready(self) -> None:
-        """Let whoever started us go on, and let go of the terminal.
+        """Let our starter go on, and release the terminal.
 
         Raises:
-            BadConfiguration: it has gone already.
+            BadConfiguration: the starter has gone already.
         """
-        # No directory is kept busy by a daemon, and no terminal.
+        # A daemon must keep no directory busy, and no terminal.
         os.chdir("/")
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
@@ -60,6 +60,6 @@ class Background:
         try:
             os.write(self._write, _READY)
         except BrokenPipeError as e:
-            # Nobody has heard of the bus, and nobody would end it.
+            # No one has heard of the bus, so no one would end it.
             raise BadConfiguration("whoever started us in the background has gone") from e
         os.close(self._write)

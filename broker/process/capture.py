@@ -1,19 +1,18 @@
-"""What services write on standard output and error, read into their logs.
+"""Reads services' standard output and error into their logs.
 
-Two pipes for each activation. With one for both, the order between the streams
-would be kept, but not which is which, and that order is mostly lost before: a
-program keeps back what it has for a standard output that is no terminal, and
-writes it at its end, behind what it said on standard error. So within a stream
-the order is exact; between the two it is that in which they had something to
-read. (Who needs the other has ``2>&1``.)
+Each activation has two pipes. One pipe for both streams would keep the order
+between them, but not tell them apart, and that order is mostly lost before: a
+program buffers a standard output that is no terminal, and writes it at its end,
+after its standard error. So within a stream the order is exact; between the two
+it is the order in which they became readable. (``2>&1`` gives the exact order.)
 
-The descriptors that services get can be read from as well. So there is always a
-reader, and whoever outlives us when we are killed does not die of SIGPIPE, with
-nobody left to say why: it goes on, and waits when it has filled a pipe (64 KiB)
-that nobody empties any more. Rejected: files, which a flood fills where a pipe
-slows it down; a process that reads in our place, which can be killed as well;
+The services' descriptors can be read from as well. So the pipe always has a
+reader, and a service that outlives us when we are killed does not die of SIGPIPE
+without a trace: it goes on, and blocks when it has filled the pipe (64 KiB),
+which has no active reader any more. Rejected: files, which a flood fills where a
+pipe slows it down; a separate reader process, which can be killed as well;
 sockets, which cannot be opened as /dev/stderr (ENXIO); terminals, on which
-programs behave in other ways, and get SIGHUP and EIO in the end.
+programs behave differently, and get SIGHUP and EIO in the end.
 """
 
 from __future__ import annotations
@@ -36,17 +35,17 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator, Mapping
 
-# What is read in one turn of the event loop, from all services together, in bytes and
-# in reads: a few milliseconds' work, if it is nothing but newlines or comes one by one.
+# The most to read in one turn of the event loop, from all services together, in bytes and
+# in reads: a few milliseconds' work, even for nothing but newlines or single bytes.
 PER_TURN: Final = 16 * 1024
 READS_PER_TURN: Final = 64
-# More than this no pipe holds, unless root has made it larger (pipe(7)).
+# The most that a pipe holds, unless root has raised the limit (pipe(7)).
 LARGEST_PIPE: Final = 1024 * 1024
 
 
 @dataclass(slots=True, eq=False)
 class _Pipe:
-    """The end that we read of a stream of one activation."""
+    """Our end of the pipe for one stream of one activation."""
 
     fd: int
     log: Log
@@ -56,18 +55,18 @@ class _Pipe:
 
 
 class Capture:
-    """Reader of all captured outputs.
+    """Reads all captured outputs.
 
     Args:
-        on_asked: called when there is more in a log that somebody has asked for.
+        on_asked: called for new lines in a log that a client has asked for.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_asked: Callable[[Log], None]) -> None:
         self._loop = loop
         self._on_asked = on_asked
         self._pipes: dict[int, _Pipe] = {}
-        # A set of its own within the loop's: the kernel has those that can be read in
-        # the order in which they became so, and "successive epoll_wait() calls will
+        # An epoll set of its own within the loop's: the kernel lists readable pipes in the
+        # order in which they became so, and "successive epoll_wait() calls will
         # round robin through the set of ready file descriptors" (epoll_wait(2)).
         self._readable = select.epoll()
         self._pause: asyncio.TimerHandle | None = None
@@ -75,9 +74,9 @@ class Capture:
 
     @contextlib.contextmanager
     def outputs(self, log: Log, activation: int) -> Iterator[Mapping[int, int]]:
-        """Descriptors for the outputs of a program that is spawned within.
+        """Descriptors for the outputs of a program that is spawned within the context.
 
-        If it is not, there is nothing to clean up: the pipes have ended.
+        If the spawn fails, no cleanup is needed: the pipes have ended.
 
         Raises:
             SpawnRefusedError: we have no descriptors left.
@@ -103,19 +102,19 @@ class Capture:
             raise
         finally:
             os.close(write)
-        # Not blocking is ours alone, since the other end was opened by itself. And we
-        # must not block: a service can take away what we were told is there.
+        # O_NONBLOCK affects our end alone, since the other end was opened separately. We
+        # must not block: a service can read away the bytes that the kernel told us of.
         os.set_blocking(read, False)
         self._pipes[read] = _Pipe(read, log, activation, stream)
         self._readable.register(read, select.EPOLLIN)
         return both
 
     def read_all(self, log: Log) -> None:
-        """Read all that has been written so far."""
-        # As many as there are: Python asks for 1023 unless told.
+        """Read everything that has been written so far."""
+        # As many events as there are pipes: Python's default is 1023.
         for fd, _ in self._readable.poll(0, len(self._pipes) or 1):
             pipe = self._pipes[fd]
-            # Once for what is there, and once to see that there will be no more.
+            # Once for the data, and once for the end of the pipe.
             if pipe.log is log and self._read(pipe, LARGEST_PIPE):
                 self._read(pipe, LARGEST_PIPE)
 
@@ -125,10 +124,10 @@ class Capture:
         self._loop.add_reader(self._readable, self._read_some)
 
     def _read_some(self) -> None:
-        """A bounded amount, from one after the other.
+        """Read a bounded amount, from each pipe in turn.
 
-        A service that writes faster than that is slowed down by its full pipe. As much
-        time as it took is left to everyone else before there is more.
+        A service that writes faster is slowed down by its full pipe. The next read waits as
+        long as this one took, so that other work gets as much time.
         """
         began = time.monotonic()
         left = PER_TURN
@@ -143,10 +142,10 @@ class Capture:
         self._pause = self._loop.call_later(time.monotonic() - began, self._listen)
 
     def _read(self, pipe: _Pipe, most: int) -> int:
-        """Read up to so many bytes; closes the pipe at its end.
+        """Read up to ``most`` bytes; closes the pipe at its end.
 
         Returns:
-            how many there were.
+            the number of bytes read.
         """
         try:
             data = os.read(pipe.fd, most)
@@ -172,7 +171,7 @@ class Capture:
         os.close(pipe.fd)
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._readable)

@@ -1,21 +1,21 @@
-"""A cgroup v2 directory for each activation: the mark where there can be no tag.
+"""A cgroup v2 directory for each activation: the mark where tags cannot be set.
 
 A process is in its activation's directory from its first instruction, because
 the broker itself waits there: it moves into a fresh directory *after* each
 spawn, and the next child is born in it.
 
-That is the second choice, since a move is dear: after a quiet time the kernel
+That is the second choice, since a move is expensive: after a quiet time the kernel
 synchronises RCU for it, and until then every fork, exec, exit and new thread of
 the whole system waits. The second of two activations in a row took 16 ms with
 cgroups and 2.5 ms with tags alone (the bench shows it), and a login starts ten.
 Rejected: moving the child after the spawn (1 % of daemons have forked by then);
-moving in before each spawn (the same cost on an activation's own way); clone3's
-CLONE_INTO_CGROUP, which costs nothing, but which posix_spawn learnt with glibc
-2.39 only, and a fork of Python takes longer than the whole spawn.
+moving in before each spawn (the same cost, within the activation's own time);
+clone3's CLONE_INTO_CGROUP, which costs nothing, but posix_spawn supports it only
+since glibc 2.39, and a fork of Python takes longer than the whole spawn.
 
-Zombies keep the path, and a directory that holds only zombies can be removed.
-So it can by anybody of our user: those that a dead broker has left are swept by
-the next, without asking whose they are.
+Zombies keep the path, and a directory that holds only zombies can be removed, by
+any process of our user. So a broker sweeps the empty directories of dead brokers,
+without checking which broker made them.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Cgroups:
     """The directories of this broker's activations, made below its own cgroup from ``begin`` on.
 
     Args:
-        wanted: False makes none.
+        wanted: with False, none is made.
 
     Attributes:
-        current: path of the directory that the next child is born in, as
-            /proc/PID/cgroup shows it; None if none can be made.
-        telling: whether a process's cgroup says which activation it came from.
-        prefix: what the paths of all of them begin with, and no others.
+        current: path of the next child's directory, as /proc/PID/cgroup shows it;
+            None if none can be made.
+        telling: whether a process's cgroup tells its activation.
+        prefix: the common prefix of our directories' paths, unique to this broker.
     """
 
     def __init__(self, *, wanted: bool) -> None:
@@ -52,14 +52,14 @@ class Cgroups:
         self._home = procfs.cgroup(os.getpid())
         self._mount = _mount_point() if wanted else None
         self._count = 0
-        # Our PID is for people. Whoever had it before us may have been killed, and
-        # left its directories.
+        # Our PID in the name is for people. A killed broker that had the same PID may
+        # have left its directories.
         name = f"dbus-activator-{os.getpid()}-{os.urandom(4).hex()}-"
         self.prefix = f"{self._home.rstrip('/')}/{name}"
         self.telling = False
 
     def begin(self) -> None:
-        """Make the first, and wait in it, if there can be any."""
+        """Make the first directory, if possible, and wait in it."""
         if self._home and self._mount is not None:
             self._sweep(self._mount + self._home)
             self._enter_new()
@@ -79,7 +79,7 @@ class Cgroups:
             try:
                 self._move(path)
             except FileNotFoundError:
-                # Another broker's sweep took it while it was still empty.
+                # Another broker's sweep removed it while it was still empty.
                 path = self._make()
                 self._move(path)
         except OSError as e:
@@ -107,7 +107,7 @@ class Cgroups:
                 os.close(fd)
 
     def leave(self) -> None:
-        """Make no more; whoever is spawned next must not be born in an old one."""
+        """Make no more; the next child must not be born in an old directory."""
         if self.current is not None:
             self.current = None
             try:
@@ -117,7 +117,7 @@ class Cgroups:
                 log.warning("cannot return to the cgroup %s: %s", self._home, e.strerror)
 
     def kill(self, path: str) -> bool:
-        """SIGKILL to all in a directory at once, whatever they fork (Linux 5.14 and newer)."""
+        """SIGKILL to a whole directory at once, with all its forks (Linux 5.14 and newer)."""
         if not self.telling or path == self.current:
             return False
         try:
@@ -133,7 +133,7 @@ class Cgroups:
         return True
 
     def remove(self, path: str) -> None:
-        """Remove the directory of an activation that has ended."""
+        """Remove the directory of an ended activation."""
         if self._mount is None or path == self.current:
             return
         with spare.borrowed():
@@ -144,10 +144,10 @@ class Cgroups:
                     log.info("cgroup %s stays: %s", directory, e.strerror)
 
     def _sweep(self, home: str) -> None:
-        """Remove what is empty; a living broker can do without, and has not lost its own place.
+        """Remove empty directories; a living broker's own is not empty, and it misses no other.
 
-        The kernel says for a whole tree whether there is a process in it; directories
-        in a tree that is in use are its owner's.
+        The kernel says for a whole tree whether it holds a process; the directories of a tree
+        in use belong to its owner.
         """
         with contextlib.suppress(OSError):  # then we can make none either
             for name in filter(_NAME.fullmatch, os.listdir(home)):
@@ -156,7 +156,7 @@ class Cgroups:
                     self.remove(f"{self._home.rstrip('/')}/{name}")
 
     def left(self) -> list[str]:
-        """The paths of all that there are."""
+        """The paths of all existing directories."""
         if self._mount is None or not self._count:
             return []
         home, _, begin = self.prefix.rpartition("/")
@@ -164,7 +164,7 @@ class Cgroups:
         return [f"{home}/{name}" for name in names if name.startswith(begin)]
 
     def close(self) -> None:
-        """Go back to where we came from, and leave no directory of ours empty behind."""
+        """Return to our original cgroup, and remove our empty directories."""
         current = self.current
         if current is not None:
             self.leave()
@@ -181,7 +181,7 @@ def _mount_point() -> str | None:
         before, _, after = line.partition(b" - ")
         if after.startswith(b"cgroup2 "):
             root, point = before.split()[3:5]
-            # A bind mount of a part of the tree: paths in /proc would not fit it.
+            # A bind mount of a part of the tree: paths in /proc do not match it.
             if root == b"/":
                 return os.fsdecode(point)
     return None

@@ -1,12 +1,12 @@
-"""Which ends of pipes and sockets processes hold, as the kernel shows it.
+"""Finds the ends of pipes and sockets that processes hold.
 
 Links of /proc/PID/fd are only read, never followed: to follow one to a FUSE file may
-take for ever. So a FIFO with a name is not seen. Of a Unix socket the other end's inode
-is known to sock_diag(7) alone; where that cannot be had (another network namespace, a
+take for ever. So a FIFO with a name is not seen. Only sock_diag(7) tells the inode at a
+Unix socket's other end; where it is not available (another network namespace, a
 kernel without CONFIG_UNIX_DIAG), sockets have no other end.
 
-Rejected: pidfd_getfd with SO_PEERCRED (it holds others' connections open for a moment, and
-names who listened or who made the pair, not who has the end); /proc/net/unix (no peers).
+Rejected: pidfd_getfd with SO_PEERCRED (it holds foreign connections open for a moment, and
+names the listener or the maker of the pair, not the end's holder); /proc/net/unix (no peers).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from broker.process import spare
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# So many descriptors, and so many sockets of the machine, are looked at by one reader: some
-# tenths of a second. What is beyond them is not seen.
+# How many descriptors, and how many sockets of the machine, one reader looks at: some
+# tenths of a second. Any beyond that are not seen.
 _MOST: Final = 1 << 16
 _LINK: Final = re.compile(r"(pipe|socket):\[(\d+)\]")
 _OTHERS: Final = {"read": "write", "write": "read"}
 # <linux/sock_diag.h>, <linux/unix_diag.h>, <linux/netlink.h>: the protocol's number, the
-# message's type, what is wanted of each socket, and the attribute that holds it.
+# message's type, the data wanted of each socket, and the attribute that holds it.
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
 _UDIAG_SHOW_PEER: Final = 4
@@ -53,14 +53,14 @@ class Channels:
         self._peers: dict[int, int] | None = None
 
     def held(self, pid: int) -> frozenset[End]:
-        """The ends that a process holds; none if it has gone, or is not ours to look at."""
+        """The ends that a process holds; empty if it has gone, or we may not look."""
         if pid not in self._held:
             with spare.borrowed():
                 self._held[pid] = frozenset(self._read(pid))
         return self._held[pid]
 
     def other(self, end: End) -> End | None:
-        """The other end; None if that cannot be known."""
+        """The other end; None if it is unknown."""
         if end.kind != "socket":
             return End(_OTHERS[end.kind], end.inode)
         if self._peers is None:
@@ -88,7 +88,7 @@ def _ends(path: str) -> Iterator[End]:
         if found[1] == "socket":
             yield End("socket", inode)
             return
-        # A link's mode says how it was opened.
+        # The link's mode shows how the descriptor was opened.
         mode = os.lstat(path).st_mode
     except OSError:
         return  # closed meanwhile
@@ -99,7 +99,7 @@ def _ends(path: str) -> Iterator[End]:
 
 
 def _peers() -> Iterator[tuple[int, int]]:
-    """Every connected Unix socket of the network namespace, with the one at its other end."""
+    """Every connected Unix socket of the network namespace, with its peer."""
     body = _REQUEST.pack(socket.AF_UNIX, 0, 0, _ANY, 0, _UDIAG_SHOW_PEER, _ANY, _ANY)
     head = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _DUMP, 1, 0)
     try:
@@ -115,7 +115,7 @@ def _peers() -> Iterator[tuple[int, int]]:
 
 
 def _messages(data: bytes) -> Iterator[bytes]:
-    """Of sockets; none at the end of the list, or where there is no list."""
+    """The messages about sockets; empty at the end of the list, or without one."""
     while data:
         length, kind, *_ = _HEADER.unpack_from(data)
         if kind != _SOCK_DIAG_BY_FAMILY:

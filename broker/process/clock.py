@@ -22,12 +22,12 @@ class Beginning:
     ticks: int
 
 
-# How often two clocks are read one after the other, and by how much they still may seem to
-# have moved, in microseconds: an interrupt.
+# How often two clocks are read one after the other, and by how much an interrupt may make
+# them seem to have moved, in microseconds.
 _LOOKS: Final = 3
 _NOISE: Final = 1000
-# What is not of a start of ours may have begun at any time; but not never, as 0 says, nor
-# before the monotonic clock did, as it seems after a suspend.
+# A process that is not of our starts may have begun at any time, except at 0, which means
+# never, and before the monotonic clock began, as it seems after a suspend.
 ANY_TIME: Final = Beginning(Instant(1, 1), 0)
 
 
@@ -44,13 +44,13 @@ def beginning() -> Beginning:
 def of_ticks(start_ticks: int, after: Beginning = ANY_TIME) -> Instant:
     """The moment that /proc gives in clock ticks since boot, suspends included.
 
-    The kernel rounds down to a tick, 10 ms mostly: what a service forks at once would seem
-    to be older than the service. So a start is never earlier than the one that it comes
-    from; unless the kernel says so, to which a process that was only put into a cgroup is
-    older. (Compared in the kernel's own ticks: CLOCK_MONOTONIC stands still in a suspend.)
+    The kernel rounds down to a tick, 10 ms mostly: a service's immediate fork would seem to
+    be older than the service. So a process never starts earlier than its service, unless the
+    kernel's ticks say so: a process that was only moved into a cgroup may be older.
+    (Compared in the kernel's own ticks: CLOCK_MONOTONIC stands still in a suspend.)
 
     Args:
-        after: the start of ours that the process comes from.
+        after: our start from which the process descends.
     """
     boot, at = _origin.find(), now()
     since = start_ticks * 1_000_000 // TICKS_PER_SECOND
@@ -64,8 +64,8 @@ def of_ticks(start_ticks: int, after: Beginning = ANY_TIME) -> Instant:
 class _Origin:
     """The moment of the boot on our clocks, from which ticks count.
 
-    It is the same each time, or what was forked in one tick would be put into an order by
-    how long we took to look: it moves with a clock that is set, and with a suspend.
+    It must be the same each time: otherwise the duration of our look-ups would put the
+    processes of one tick into an order. It moves with a clock that is set, and with a suspend.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class _Origin:
 
     def find(self) -> Instant:
         looks = [(_boot_usec(), now()) for _ in range(_LOOKS)]
-        # What came between the two clocks has only made the second later.
+        # An interrupt between the two clocks has only made the second later.
         found = Instant(
             min(at.realtime - boot for boot, at in looks),
             min(at.monotonic - boot for boot, at in looks),

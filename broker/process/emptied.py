@@ -1,4 +1,4 @@
-"""Which activations have no process left, found out after deaths."""
+"""Finds the activations that have become empty by the deaths of their processes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ if TYPE_CHECKING:
 class Emptied:
     """Finds the activations that have become empty.
 
-    The dead may have left orphans, which are our children since before their parent
-    became a zombie. They are looked at a batch in a turn of the loop, since there may be
-    thousands; the newest first, since what dies last keeps an activation from being
-    looked at again.
+    The dead may have left orphans, which became our children before their parent became
+    a zombie. There may be thousands, so each turn of the loop looks at a batch of them; the
+    newest first, since the last survivor of an activation saves it another look.
 
     Args:
         has_processes: whether processes of an activation are on record.
-        adopt: puts a child on record that is a new orphan; False if it was known before.
+        adopt: puts a new orphan among our children on record; False if it was known before.
     """
 
     def __init__(self, has_processes: Callable[[int], bool], adopt: Callable[[int], bool]) -> None:
         self._has_processes = has_processes
         self._adopt = adopt
-        # Activations to their services: those with deaths since the last list was made,
+        # Activations, each with its service: those with deaths since the last list was made,
         self._had_deaths: dict[int, str] = {}
-        # those on that list, and the children to be looked at before it is judged.
+        # and those on that list; then the children to check before it is judged.
         self._maybe_empty: dict[int, str] = {}
         self._orphans_to_check: list[int] = []
 
@@ -38,11 +37,11 @@ class Emptied:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is left to be found out."""
+        """Whether no check is left to do."""
         return not self._maybe_empty and not self._had_deaths
 
     def find(self) -> Iterator[tuple[int, str]]:
-        """The activations that are empty for certain, each with its service."""
+        """The activations that are certainly empty, each with its service."""
         if not self._maybe_empty:
             self._maybe_empty, self._had_deaths = self._had_deaths, {}
             self._orphans_to_check = procfs.children() if self._seem_empty() else []

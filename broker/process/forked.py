@@ -1,9 +1,8 @@
-"""A fork of the broker for what may hang: it does that one thing, and says what came of it.
+"""Forks the broker for one operation that may hang; the child reports its result.
 
-It is a plain child, so nothing here has to be searched for, reaped or marked in another
-way than the rest. Rejected: a thread (one that sleeps in the kernel where nothing can
-wake it keeps the whole process from ending), a program of our own (it would start
-Python anew, and be read from a disk that may be the one that hangs).
+It is a plain child, found, reaped and marked like all others. Rejected: a thread (in
+uninterruptible sleep it keeps the whole process from ending), a program of our own (it
+would start Python anew, and be read from a disk that may itself hang).
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from typing import TYPE_CHECKING, Final, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What a shell says of a program that it cannot start.
+# A shell's exit status for a program that it cannot start.
 FAILED: Final = 127
 
 
 def fork(body: Callable[[int], None]) -> tuple[int, int]:
-    """Have a child run a function, and end.
+    """Run a function in a child, which ends after it.
 
     Args:
         body: called in the child with a descriptor to write to. All signals are blocked,
-            and have the dispositions that we have.
+            and have our dispositions.
 
     Returns:
-        its PID, and a descriptor to read from, which ends with it.
+        the child's PID, and a descriptor to read from, which ends with it.
 
     Raises:
         OSError: the system has no room for it.
@@ -50,7 +49,7 @@ def fork(body: Callable[[int], None]) -> tuple[int, int]:
 
 
 def _be_child(body: Callable[[int], None], write: int) -> NoReturn:
-    # Not the interpreter's way out: buffers and what runs at an exit are our parent's.
+    # Not the interpreter's exit: its buffers and exit handlers are our parent's.
     try:
         body(write)
     finally:
@@ -58,11 +57,11 @@ def _be_child(body: Callable[[int], None], write: int) -> NoReturn:
 
 
 def reset(ignored: frozenset[int], mask: frozenset[int]) -> None:
-    """Be ended by what ends others: in the child, before it does what may hang.
+    """Restore default signal handling: in the child, before the operation that may hang.
 
     Args:
         ignored: the signals that do not get their default disposition.
-        mask: those that are blocked from now on, and no others.
+        mask: the signals that are blocked from now on, and no others.
     """
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
@@ -70,10 +69,10 @@ def reset(ignored: frozenset[int], mask: frozenset[int]) -> None:
 
 
 def let_go(kept: int) -> None:
-    """Close what an exec would close, and keep one of them.
+    """Close the descriptors that an exec would close, except one.
 
-    A child that cannot be ended holds what it has open: nobody would see the end of our
-    connections, and our socket would go on to take clients.
+    A child that cannot be killed keeps its descriptors open: our peers would not see the end
+    of their connections, and our socket would go on accepting clients.
     """
     for name in os.listdir("/proc/self/fd"):
         fd = int(name)
@@ -84,10 +83,10 @@ def let_go(kept: int) -> None:
 
 
 def be_alone(kept: int) -> None:
-    """Have nothing of our parent's but one descriptor, and be ended by any signal."""
+    """Keep only one of our parent's descriptors, and let any signal end us."""
     reset(frozenset(), frozenset())
     let_go(kept)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
-        # Whoever reads our output must see its end, though this child may never end.
+        # The reader of our output must see its end, even if this child never ends.
         os.dup2(null, fd)

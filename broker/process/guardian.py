@@ -1,20 +1,20 @@
-"""The end of all that a broker has started, when the broker itself is killed.
+"""The guardian: ends all processes of a broker when the broker itself is killed.
 
-Nothing can be done by a process that gets SIGKILL, and what it leaves goes on
-under init. So a fork of the broker waits for its end, says so, and then ends what
-the broker has left as the broker would have: SIGTERM, SIGKILL after the stop timeout,
-and the bus last, since services need it to end well.
+A process can do nothing on SIGKILL, and its children go on under init. So a fork of
+the broker waits for the broker's end, logs it, and then ends the remaining processes
+as the broker would have: SIGTERM, SIGKILL after the stop timeout, and the bus last,
+since services need it to end well.
 
-It is a fork that executes nothing: the code and the interpreter are shared with
-the broker, and nothing has to be found, read or allocated at a moment at which
-there may be no memory, no disk, or another version of this file. It holds nothing of
-the broker's but standard error, and does not wake before the end. What the broker
-learns later, which process is the bus and what that lives by, waits in a socket.
+The fork executes no program: it shares the code and the interpreter with the broker,
+and nothing has to be found, read or allocated at a moment when there may be no memory,
+no disk, or another version of this file. It keeps none of the broker's descriptors but
+standard error, and does not wake before the end. News that the broker learns later (the
+bus's PID, and the descriptors that the bus lives by) waits in a socket.
 
-Rejected: PR_SET_PDEATHSIG on what is spawned (not inherited by a fork, cleared by
-a set-user-ID exec, and it needs a trampoline); a guardian that is the broker's
-parent and subreaper (then the broker is not the process that was started, whose
-PID, status and signals everybody knows).
+Rejected: PR_SET_PDEATHSIG on spawned processes (not inherited by a fork, cleared by
+a set-user-ID exec, and it needs a trampoline); a guardian as the broker's parent and
+subreaper (then the broker is not the started process, whose PID, status and signals
+its supervisor knows).
 """
 
 from __future__ import annotations
@@ -43,22 +43,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What ps shows in the place of the broker's name; the kernel takes 15 bytes.
+# The name that ps shows instead of the broker's; the kernel takes 15 bytes.
 NAME: Final = "broker-guardian"
-# Whoever ends guardians on purpose gets no more than so many, within so many microseconds.
+# How many lost guardians are replaced within how many microseconds: someone may kill them
+# on purpose.
 LOSSES: Final = 5
 LOSSES_INTERVAL: Final = 10_000_000
-# So many sweeps in a row must find nothing alive.
+# How many sweeps in a row must find nothing alive.
 QUIET_SWEEPS: Final = 2
-# How often the newest processes are looked at in a sweep, at the most: some milliseconds.
+# How often a sweep looks at the newest processes, at most: some milliseconds.
 CHASES: Final = 256
-# How long to wait for what was signalled last before all are searched again, in
-# seconds. In the kernel's hands a process may stay for longer than that.
+# How long to wait for the last signalled process before the next sweep, in seconds.
+# A process may hang in the kernel for longer than that.
 PATIENCE: Final = 0.05
-# In seconds: one that lives on for so long is in the kernel's own hands (a disk that does
-# not answer), where SIGKILL does not reach it either.
+# In seconds: a process that survives for so long hangs in the kernel (a disk that does
+# not answer), where SIGKILL does not reach it.
 GIVE_UP: Final = 5.0
-# Descriptors that the bus lives by: its controller's, and the locks of directories.
+# The descriptors that the bus lives by: its controller's, and the locks of directories.
 _MAX_KEPT: Final = 8
 
 
@@ -66,7 +67,7 @@ class Guardian:
     """The process that waits for our end.
 
     Attributes:
-        pid: of a child of ours; 0 if there is none.
+        pid: the guardian's, a child of ours; 0 if there is none.
     """
 
     def __init__(self) -> None:
@@ -80,17 +81,17 @@ class Guardian:
     def begin(
         self, tags: Range | None, cgroups: Cgroups, stop_timeout: float, *, silent: bool
     ) -> None:
-        """Guard all that is started from now on; said in the log if that cannot be done.
+        """Guard all processes that are started from now on; a failure to do so is logged.
 
         Args:
-            tags: those that it will be given; None if it is in ``cgroups``, or has no mark.
+            tags: the tags that they will bear; None if they are in ``cgroups``, or have no mark.
             stop_timeout: from SIGTERM to SIGKILL, in seconds.
-            silent: say nothing in the end, nor keep our standard error open for it.
+            silent: log nothing in the end, and do not keep our standard error open for it.
         """
         telling = cgroups.prefix if cgroups.telling else ""
         self._owned = Ownership(tag.draw_instance(), tags, telling)
         if not self._owned:
-            # What bears a tag alone may be another broker's.
+            # A process with only a tag may be another broker's.
             log.warning("what is started cannot be marked: if we are killed, it stays")
             return
         self._cgroups = cgroups
@@ -117,7 +118,7 @@ class Guardian:
             log.error("no guardian: if we are killed, what is started stays: %s", e.strerror)
 
     def end_last(self, pid: int, kept: Sequence[int]) -> None:
-        """Have a process ended behind all others, when we are killed: the bus.
+        """Name the process that is ended after all others when we are killed: the bus.
 
         Args:
             kept: descriptors that stay open until then.
@@ -130,16 +131,16 @@ class Guardian:
     def _tell(self) -> None:
         if self._last:
             assert self._told is not None
-            # It waits there, descriptors and all, until we are dead.
-            with contextlib.suppress(OSError):  # the user has too many on their way already
+            # The message and its descriptors wait in the socket until we are dead.
+            with contextlib.suppress(OSError):  # the user has too many descriptors in flight
                 socket.send_fds(self._told, [str(self._last).encode()], self._kept)
 
     def knows(self, pid: int) -> bool:
-        """Whether a process bears marks that tell it from every other broker's."""
+        """Whether a process bears marks that no other broker gives."""
         return self._owned.marks(pid)
 
     def lost(self, how: Exit, now: Instant) -> None:
-        """It was reaped, though nobody but we should end it: there is another."""
+        """The guardian was reaped, though only we should end it: start another."""
         self.pid = 0
         self._losses.failed(now.monotonic)
         again = self._losses.hit(now.monotonic)
@@ -153,9 +154,9 @@ class Guardian:
             self._fork()
 
     def end(self) -> None:
-        """End and reap it: the last thing that is done, when nothing is left to guard."""
+        """End and reap the guardian, last of all, when no process is left to guard."""
         if self.pid:
-            # Our own child, which nobody else reaps any more.
+            # Our own child; the reaper has stopped by now.
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
             self.pid = 0
@@ -165,8 +166,8 @@ class Guardian:
             os.close(self._kept.pop())
 
     def _be_guardian(self, broker: int, pidfd: int, heard: socket.socket) -> NoReturn:
-        # What fails here fails in silence, as there is nobody left to tell: the broker
-        # sees its guardian end, or has ended itself.
+        # A failure here is silent, since no one is left to tell: the broker sees its
+        # guardian end, or has ended itself.
         try:
             _detach({pidfd, heard.fileno()}, silent=self._silent)
             self._cgroups.leave()
@@ -178,13 +179,13 @@ class Guardian:
 
 
 def _detach(kept: set[int], *, silent: bool) -> None:
-    """Have nothing to do with the broker's terminal, files and signals."""
+    """Detach from the broker's terminal, files and signals."""
     os.setsid()
     kernel.set_name(NAME)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_IGN)
     spare.release()
-    # Whoever reads from a pipe of the broker's must see its end.
+    # The readers of the broker's pipes must see their end.
     _let_go_of(0, 1, *((2,) if silent else ()))
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2 and int(name) not in kept:
@@ -211,7 +212,7 @@ def _say_why(broker: int) -> None:
 
 
 def _hear(heard: socket.socket) -> int:
-    """The process that is to be ended last; 0 for none.
+    """Receive the PID of the process to end last; 0 for none.
 
     The descriptors that come with it stay open as long as we live.
     """
@@ -224,15 +225,15 @@ def _hear(heard: socket.socket) -> int:
 
 
 def take_down(owned: Ownership, last: int, cgroups: Cgroups, stop_timeout: float) -> None:
-    """Returns when nothing is left that we may kill, and no cgroup either.
+    """End everything; returns when no process that we may kill is left, and no cgroup.
 
     Args:
-        last: the PID of the process that goes behind all others; 0 for none.
+        last: the PID of the process to end after all others; 0 for none.
     """
     stuck = _Stuck(stop_timeout + GIVE_UP)
     unasked = set(_pids())
-    # What only seems to be ours is judged by how things stand now: later, its own broker
-    # may have died as well.
+    # A process that only seems to be ours is judged now: later, its own broker may have
+    # died as well.
     strange = {pid for pid in unasked if not owned.left(pid)}
 
     def is_due(pid: int) -> bool:
@@ -241,9 +242,9 @@ def take_down(owned: Ownership, last: int, cgroups: Cgroups, stop_timeout: float
 
     others = Killer(lambda pid: pid != last and is_due(pid))
     deadline = time.monotonic() + stop_timeout
-    # Once to each, as the broker does, and to nobody who comes later: what they start in
-    # order to end well (fusermount) is spared. (A stopped process takes it only when it
-    # goes on.) Whose child one is may be unclear at a look, while its parent ends.
+    # SIGTERM once to each, as the broker does, and not to later processes: one that they
+    # start in order to end well (fusermount) is spared. (A stopped process takes it only
+    # when it continues.) One look may find a process's origin unclear, while its parent ends.
     while True:
         for pid in sorted(unasked):  # parents first, mostly: one may wait for its child
             if others.signal_each([pid], signal.SIGTERM, signal.SIGCONT):
@@ -268,7 +269,7 @@ class _Stuck:
         self._since: dict[tuple[int, int], float] = {}
 
     def has(self, pid: int) -> bool:
-        """Whether a process that is to be ended was to be ended long ago."""
+        """Whether a process still lives so long after its first look-up here."""
         about = procfs.stat(pid)
         if about is None:
             return False

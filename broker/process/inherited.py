@@ -1,4 +1,4 @@
-"""Children that our PID had before it became us: a shell's, that executed us in its place."""
+"""Inherited children: those of a shell that executed us in its own process."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class Inherited:
-    """They are reaped like all others, but they are nobody's here, and are left alone.
+    """The inherited children: reaped like all others, but of no service, and left alone.
 
     Args:
-        is_ours: whether a process bears marks of what we have started; asked only where
-            there were such children, of which orphans may come to us as well.
+        is_ours: whether a process bears our marks; called only if there were such children,
+            since their orphans come to us as well.
     """
 
     def __init__(self, is_ours: Callable[[int], bool]) -> None:
@@ -24,9 +24,9 @@ class Inherited:
         self._any = bool(self._pids)
 
     def has(self, pid: int) -> bool:
-        """Whether a child of ours is one of them, or an orphan that one has left."""
+        """Whether a child of ours is inherited, or the orphan of an inherited one."""
         return self._any and (pid in self._pids or not self._is_ours(pid))
 
     def reaped(self, pid: int) -> None:
-        """Its PID may be given out again."""
+        """A child was reaped: its PID may be reused."""
         self._pids.discard(pid)

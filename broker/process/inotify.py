@@ -1,7 +1,7 @@
-"""inotify(7): the kernel tells what changes in directories.
+"""inotify(7): the kernel reports changes in directories.
 
 Three system calls by ctypes. Rejected: asyncinotify, whose import takes longer than the
-start of a bus (136 ms), and which hands events to a coroutine: here they are also needed
+start of a bus (136 ms), and which hands events to a coroutine: we also need them
 at once, in the middle of a turn of the loop (``EventQueue.read``).
 """
 
@@ -19,28 +19,28 @@ _CLOSE_WRITE: Final = 0x8
 _MOVED: Final = 0xC0  # from, to
 CREATE: Final = 0x100
 _DELETE: Final = 0x200
-# Of the directory itself: deleted, moved; unmounted; no longer watched.
+# Events of the directory itself: deleted, moved; unmounted; no longer watched.
 GONE: Final = 0x400 | 0x800 | 0x2000 | 0x8000
 OVERFLOW: Final = 0x4000
 _ONLYDIR: Final = 0x0100_0000
 _MASK_ADD: Final = 0x2000_0000
 _SELF: Final = 0x400 | 0x800 | _ONLYDIR | _MASK_ADD
 
-# What makes another name lead somewhere else, and what makes files other ones.
+# Events by which a path leads elsewhere, and events that change files.
 ENTRIES: Final = CREATE | _DELETE | _MOVED | _SELF
 FILES: Final = ENTRIES | MODIFY | _CLOSE_WRITE | _ATTRIB
 
 # struct inotify_event, before its name: wd, mask, cookie, len.
 _HEADER: Final = struct.Struct("=iIII")
 _BYTES: Final = 1 << 16
-# The kernel's queue has 16384 events, mostly of 32 bytes: all of it, and no more in one go.
+# The kernel's queue has 16384 events, mostly of 32 bytes: one read may take all of it.
 _READS: Final = 16
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Change(NamedTuple):
-    """An event: ``watch`` is -1 for what concerns all, ``name`` empty for the directory itself."""
+    """An event: ``watch`` is -1 if it concerns all, ``name`` is empty for the directory itself."""
 
     watch: int
     mask: int
@@ -54,7 +54,7 @@ class EventQueue:
         fd: to wait on; not blocking.
 
     Raises:
-        OSError: a user may have so many (fs.inotify.max_user_instances), or the table is full.
+        OSError: too many queues of this user (fs.inotify.max_user_instances), or a full table.
     """
 
     def __init__(self) -> None:
@@ -63,10 +63,10 @@ class EventQueue:
             raise _error()
 
     def add(self, directory: bytes, mask: int) -> int:
-        """Watch a directory, for these changes as well; a path to the same one has its number.
+        """Watch a directory, for these changes too; all paths to one directory share a number.
 
         Raises:
-            OSError: it cannot be; ENOSPC: a user may watch so many (max_user_watches).
+            OSError: it cannot be watched; ENOSPC: too many watches of this user (max_user_watches).
         """
         watch: int = _libc.inotify_add_watch(self.fd, directory, ctypes.c_uint32(mask))
         if watch < 0:
@@ -74,11 +74,11 @@ class EventQueue:
         return watch
 
     def remove(self, watch: int) -> None:
-        """Watch it no more; it may have gone by itself."""
+        """Remove a watch, which the kernel may have removed already."""
         _libc.inotify_rm_watch(self.fd, watch)
 
     def read(self) -> list[Change]:
-        """What has happened; all that did before this call, or an ``OVERFLOW``."""
+        """All changes before this call, or an ``OVERFLOW``."""
         found: list[Change] = []
         for _ in range(_READS):
             try:
@@ -95,7 +95,7 @@ class EventQueue:
         return found
 
     def close(self) -> None:
-        """Let go of it. With watches that were just removed, the kernel takes 8 ms for that."""
+        """Close the queue, which takes the kernel 8 ms if watches were just removed."""
         os.close(self.fd)
 
 

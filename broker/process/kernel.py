@@ -1,4 +1,4 @@
-"""The system calls that Python's library does not have."""
+"""System calls that Python's library lacks."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ PR_SET_CHILD_SUBREAPER: Final = 36
 PR_GET_CHILD_SUBREAPER: Final = 37
 # sizeof(sigset_t) in glibc and musl; the kernel reads the first 8 bytes.
 _SIGSET_BYTES: Final = 128
-# Of descriptors, here and in the whole system, of memory, and of room on a disk.
+# No descriptors left, here or in the whole system, no memory, no room on a disk.
 _SHORTAGES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
 # sizeof(struct signalfd_siginfo): "The read(2) returns … one or more structures".
 SIGINFO_BYTES: Final = 128
 _SIGINFO: Final = struct.Struct("=I4xiI")  # ssi_signo, ssi_code, ssi_pid
 
-# si_code of what the kernel sends by itself, <asm-generic/siginfo.h>.
+# si_code of the kernel's own signals, <asm-generic/siginfo.h>.
 SI_KERNEL: Final = 0x80
 
 
 @contextlib.contextmanager
 def shortage_is_fault() -> Iterator[None]:
-    """Make the system's shortage of something, met anywhere within, a Fault that says of what.
+    """Turn a shortage of a system resource within the context into a Fault that names it.
 
-    Of /dev/null too, which a container may lack.
+    So for /dev/null too, which a container may lack.
 
-    For the beginning of a session: once it is there, a shortage costs one activation.
+    For the start of a session: later, a shortage costs only one activation.
     """
     try:
         yield
@@ -52,10 +52,10 @@ def shortage_is_fault() -> Iterator[None]:
 
 
 def check() -> None:
-    """Try what an event loop is made of: one that cannot be made complains with tracebacks.
+    """Try the system calls of an event loop, whose own failure would print tracebacks.
 
     Raises:
-        KernelRefused: a filter forbids it, or the table of descriptors is full.
+        KernelRefused: a filter forbids one, or the table of descriptors is full.
     """
     try:
         with contextlib.ExitStack() as stack:
@@ -77,20 +77,20 @@ def become_subreaper() -> None:
     """Adopt the orphans among our descendants (Linux 3.4 and newer).
 
     Raises:
-        KernelRefused: without this there is nothing to supervise.
+        KernelRefused: the kernel cannot; without this, supervision is impossible.
     """
     _prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
 
 
 def is_subreaper() -> bool:
-    """Whether the kernel says that we are subreaper."""
+    """Whether the kernel has us as a subreaper."""
     answer = ctypes.c_int(-1)
     _prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(answer))
     return answer.value == 1
 
 
 def set_name(name: str) -> None:
-    """Set what ps and top show for this process, up to 15 bytes of it."""
+    """Set the name that ps and top show for this process; 15 bytes at most."""
     _prctl(PR_SET_NAME, ctypes.c_char_p(name.encode()))
 
 
@@ -110,7 +110,7 @@ def open_signalfd(signals: Iterable[int]) -> int:
 
 
 class Received(NamedTuple):
-    """A signal: its number, its ``si_code``, and who sent it; 0 for nobody whom we can see."""
+    """A signal: its number, its ``si_code``, and its sender's PID; 0 if that is not visible."""
 
     number: signal.Signals
     code: int
@@ -118,7 +118,7 @@ class Received(NamedTuple):
 
 
 def read_signals(fd: int) -> list[Received]:
-    """Signals that wait in a signalfd, oldest first."""
+    """The pending signals of a signalfd, oldest first."""
     found: list[Received] = []
     while True:
         try:

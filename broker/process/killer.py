@@ -1,8 +1,7 @@
-"""SIGTERM and SIGKILL to processes that are not our children or try to be faster than we are.
+"""Signals processes that are not our children, or that fork faster than we look.
 
-The PID of our own child is its own until we reap it. Anybody else's may be given
-to a stranger between the look at it and the signal, so here a descriptor is
-opened first, and then it is looked again.
+Our own child keeps its PID until we reap it. Any other PID may be reused between the
+look and the signal, so here we open a pidfd first, and then look again.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ from broker.process import procfs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-# How many of the newest PIDs are looked at in a chase. Each that forks and goes may
-# have a forked child in the making and a dead parent beside it.
+# How many of the newest PIDs a chase looks at. Each process that forks and exits may
+# have an unfinished child and a dead parent beside it.
 NEWEST: Final = 16
-# pidfd_open says these of a PID that is gone, or is a thread's.
+# pidfd_open's errors for a PID that is gone, or is a thread's.
 _NO_PROCESS: Final = {errno.ESRCH, errno.EINVAL, errno.ENOENT}
-# What a seccomp filter says instead of doing it, and a kernel older than 5.3.
+# Its errors under a seccomp filter, and on a kernel older than 5.3.
 _FORBIDDEN: Final = {errno.EPERM, errno.ENOSYS}
 
 
 def has_ended(pidfd: int, timeout: int | None) -> bool:
-    """Whether a process has ended, to its last thread, within so many milliseconds."""
+    """Whether a process has ended, to its last thread, within ``timeout`` milliseconds."""
     poll = select.poll()
     if pidfd >= 0:
         poll.register(pidfd, select.POLLIN)
@@ -39,13 +38,13 @@ def has_ended(pidfd: int, timeout: int | None) -> bool:
 
 @contextlib.contextmanager
 def held(pid: int) -> Iterator[Callable[[int], None]]:
-    """What sends a signal to whoever has a PID now, and to nobody who gets it later.
+    """A function that signals the process that has a PID now, and no later one with that PID.
 
-    Where a filter or an old kernel has no pidfds for us, the moment between the look and
-    the signal is all that is left to chance.
+    Where a filter or an old kernel allows no pidfds, a reuse between the look and the signal
+    remains possible.
 
     Raises:
-        ProcessLookupError: nobody has it.
+        ProcessLookupError: no process has it.
     """
     try:
         fd = os.pidfd_open(pid)
@@ -71,22 +70,22 @@ def _send(fd: int, pid: int, number: int) -> None:
 
 
 class Killer:
-    """Kills what is to be killed.
+    """Signals those processes that are due.
 
     Args:
-        is_due: whether a PID is one of those; asked twice.
+        is_due: whether a PID is to be signalled; called twice.
     """
 
     def __init__(self, is_due: Callable[[int], bool]) -> None:
         self._is_due = is_due
-        # A pidfd of what was killed last, or seen alive.
+        # A pidfd of the process that was last killed, or seen alive.
         self._dying = -1
 
     def signal_each(self, pids: Iterable[int], *numbers: int) -> bool:
         """Send signals to those that are due; False if none of them was alive.
 
         Args:
-            numbers: in this order; none at all to look only.
+            numbers: the signals in order; none to look only.
         """
         found = False
         for pid in pids:
@@ -100,10 +99,10 @@ class Killer:
         return self.signal_each(pids, signal.SIGKILL)
 
     def chase(self, rounds: int) -> bool:
-        """Kill what forks and ends, again and again, and is gone when a list is read.
+        """Kill a chain of processes, each of which forks and exits before a list shows it.
 
-        Its child has a higher PID, so it is among the newest. Ends when nothing is
-        forked any more, or after so many rounds.
+        Each child has a higher PID, so it is among the newest. Ends when no new process
+        appears, or after ``rounds`` rounds.
         """
         found = False
         before = 0
@@ -113,7 +112,7 @@ class Killer:
             hit = False
             for pid in range(newest, max(1, newest - NEWEST), -1):
                 if pid not in done and pid != os.getpid() and self._is_due(pid):
-                    # Dead now, or dying; one that is still being made is not due yet.
+                    # Dead now, or dying; an unfinished fork is not due yet.
                     done.add(pid)
                     hit |= self._signal(pid, signal.SIGKILL)
             if newest == before and not hit:
@@ -123,11 +122,11 @@ class Killer:
         return found
 
     def wait(self, timeout: float) -> None:
-        """Until the one that was signalled or seen last has ended, or for so many seconds."""
+        """Wait for the end of the process last signalled or seen, at most ``timeout`` seconds."""
         has_ended(self._dying, math.ceil(timeout * 1000))
 
     def _signal(self, pid: int, *numbers: int) -> bool:
-        """Signal a process if it is due; False if it is not, or is dead, or another user's."""
+        """Signal a process if it is due; False if it is not, is dead, or is another user's."""
         try:
             fd = os.pidfd_open(pid)
         except OSError as e:
@@ -140,8 +139,8 @@ class Killer:
         return True
 
     def _signal_held(self, fd: int, pid: int, numbers: Iterable[int]) -> bool:
-        # The descriptor holds whoever had the PID when it was opened: if that one is
-        # alive after the second look, then it is the one that was looked at.
+        # The pidfd refers to the holder of the PID at its opening: if that process is
+        # alive after the second look, then that look was at this process.
         try:
             if has_ended(fd, 0) or not self._is_due(pid):
                 return False
@@ -152,13 +151,13 @@ class Killer:
         return True
 
     def close(self) -> None:
-        """Wait for none any more."""
+        """Close the pidfd."""
         if self._dying >= 0:
             os.close(self._dying)
             self._dying = -1
 
 
 def _newest_pid() -> int:
-    """The PID that was given out last; 0 where /proc does not tell."""
+    """The newest PID; 0 where /proc does not tell."""
     data = procfs.read("/proc/loadavg")
     return int(data.split()[-1]) if data else 0

@@ -1,4 +1,4 @@
-"""The activations whose every process is being killed, also what forks faster than we look."""
+"""Kills all processes of activations, including those that fork faster than we look."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from broker.core.processes import Processes
     from broker.process.activations import Activations
 
-# How often the newest processes are looked at, in each turn of the loop in which some
-# are to be killed and others come: some milliseconds.
+# How often each turn of the loop looks at the newest processes, while some are to be
+# killed and new ones appear: some milliseconds.
 CHASES: Final = 32
 
 
 class Kills:
-    """Sends SIGKILL to whatever is found of an activation, from ``begin`` to ``end``.
+    """Sends SIGKILL to each process found of an activation, from ``begin`` to ``end``.
 
     Args:
         is_apart: whether a process is a part of the broker, or was inherited.
@@ -51,7 +51,7 @@ class Kills:
             spared: an activation that is left alone.
 
         Returns:
-            whether that is new for any of them.
+            whether this is new for any of them.
         """
         before = len(self._being_killed)
         if not service and len(self._processes):
@@ -67,20 +67,20 @@ class Kills:
         self._being_killed.discard(activation)
 
     def adopted(self, pid: int, activation: int) -> None:
-        """A child of ours was found to be of an activation."""
+        """A child of ours was attributed to an activation."""
         if activation in self._being_killed:
             with contextlib.suppress(PermissionError):
-                # Its PID is its own until we reap it.
+                # It keeps its PID until we reap it.
                 os.kill(pid, signal.SIGKILL)
 
     def chase(self) -> None:
-        """Kill what was forked in the moment that its parent was killed."""
+        """Kill the processes that were forked just before the kill of their parents."""
         if self._being_killed:
             self._killer.chase(CHASES)
-            self._killer.close()  # the event loop waits for those who die
+            self._killer.close()  # the event loop waits for the dying
 
     def close(self) -> None:
-        """Let go of the descriptor that is left."""
+        """Close the last descriptor."""
         self._killer.close()
 
     def _is_due(self, pid: int) -> bool:
@@ -89,7 +89,7 @@ class Kills:
             return process.activation in self._being_killed
         if self._is_apart(pid):
             return False
-        # What is to be caught has mostly a tag, and is gone while anything else is read.
+        # Most targets have a tag, and would be gone before any other mark is read.
         activation = self._activations.of_tag(pid)
         if not (self._is_marked(pid) or procfs.parent(pid) == os.getpid()):
             # Another broker's: its tags may be the same.

@@ -1,8 +1,8 @@
-"""A file that is read when we have had our say: a lease on it (fcntl(2), F_SETLEASE).
+"""A file whose readers wait for us: we hold a lease on it (fcntl(2), F_SETLEASE).
 
 "When a process (the lease breaker) performs an open(2) … that conflicts with a lease
 established via F_SETLEASE, the system call is blocked by the kernel and the kernel
-notifies the lease holder". It is blocked until we let go, die, or for
+notifies the lease holder". The open waits until we release the lease or die, and at most
 /proc/sys/fs/lease-break-time, 45 s by default.
 """
 
@@ -22,24 +22,24 @@ from broker.process.locked import umask
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# <asm-generic/fcntl.h>: a signal for one thread, which has it blocked; others of a process
-# that has some (a test's) have not, and the default action would end it.
+# <asm-generic/fcntl.h>: directs the signal to one thread, which has it blocked. Other
+# threads (a test process has some) do not, and the default action would end the process.
 _F_SETOWN_EX: Final = 15
 _F_OWNER_TID: Final = 0
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
 class Gate:
-    """A file with a text, which nobody else reads before ``on_reader`` has returned.
+    """A file with a text; no other process can read it before ``on_reader`` has returned.
 
-    Each reader but one that comes while another is let in, since that one is served by the
-    same look, gets a file of its own: a new one takes the name, with a lease, before the
-    old one is let go. So there is no moment without.
+    Each reader gets a file of its own: a new file with a lease takes the name before the old
+    one is released, so a leased file is always there. Only a reader that arrives during the
+    release shares the old file, and the same call of ``on_reader``.
 
     Args:
         path: of the file, which need not exist; its directory is ours alone.
-        on_reader: called in the loop, while whoever opens the file stands still.
-        on_failed: called with the reason when there is no lease any more.
+        on_reader: called in the loop, while the reader is blocked in its open.
+        on_failed: called with the reason when the lease is lost.
     """
 
     def __init__(
@@ -54,18 +54,18 @@ class Gate:
         self._on_reader = on_reader
         self._on_failed = on_failed
         self._fd = -1
-        # Not for a signal of another number: one that is lost would hold the reader up.
+        # No other signal by F_SETSIG: if one were lost, the reader would be held up.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
         self._signals = kernel.open_signalfd([signal.SIGIO])
         asyncio.get_running_loop().add_reader(self._signals, self._on_signal)
 
     def shut(self) -> None:
-        """Take a lease, if there is none."""
+        """Take a lease, if we hold none."""
         if self._fd < 0:
             self._renew()
 
     def close(self) -> None:
-        """Let everybody in."""
+        """Release the lease: all readers may go on."""
         if self._signals >= 0:
             asyncio.get_running_loop().remove_reader(self._signals)
             os.close(self._signals)
@@ -74,7 +74,7 @@ class Gate:
 
     def _on_signal(self) -> None:
         kernel.read_signalfd(self._signals)
-        # Somebody else may have sent it.
+        # Another process may have sent the signal.
         if self._fd < 0 or fcntl.fcntl(self._fd, fcntl.F_GETLEASE) == fcntl.F_WRLCK:
             return
         try:
@@ -105,6 +105,6 @@ class Gate:
     def _open(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            # Told to the kernel, since a fork of ours may hold the descriptor for a moment.
+            # Released explicitly, since a fork of ours may hold the descriptor for a moment.
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
             os.close(fd)

@@ -1,18 +1,17 @@
-"""Whether files can be looked at without waiting for anybody but a disk of this machine.
+"""Tells whether files are local: access to them waits at most for a disk of this machine.
 
-A file system behind a server, FUSE's or a network's, may never answer. Whoever looks a
-path up there sleeps in the kernel, some of them so that not even SIGKILL ends it, and
-the broker would sleep with all that it is responsible for.
+A file system behind a server, FUSE's or a network's, may never answer. A process that
+looks up a path there sleeps in the kernel, on some file systems immune even to SIGKILL,
+and the broker would sleep with all its duties.
 
-So a path is looked up in the kernel's cache alone first: openat2 with RESOLVE_CACHED
-(Linux 5.12) never waits. Being in the cache is not enough, since what is done with the
-file next may wait, so its mount must be of a type that is known to be local. What is
-not in the cache is read from the disk where its directory is local. Rejected: a list of
-types that are not local (an unknown one costs some 2 ms here, and the session there);
-statfs (it asks the server); a thread that looks (it cannot be ended either, nor can the
-process then).
+So a path is first looked up in the kernel's cache alone: openat2 with RESOLVE_CACHED
+(Linux 5.12) never waits. Being in the cache is not enough, since the next operation on the
+file may wait, so its mount must be of a known local type. An entry that is not cached is
+read from the disk if its directory is local. Rejected: a list of types that are not local
+(an unknown type costs some 2 ms with our list, and the session with that one); statfs (it
+asks the server); a look-up in a thread (it cannot be ended either, nor then the process).
 
-Not seen: a local file system that is made of another (an overlay on NFS, a loop device),
+Not seen: a local file system on top of another one (an overlay on NFS, a loop device),
 and a local disk that does not answer.
 """
 
@@ -33,7 +32,7 @@ from broker.process.mounts import Mounts
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# <linux/openat2.h>; the number is the same on all machines that are younger than it.
+# <linux/openat2.h>; a system call this new has one number on all current architectures.
 _OPENAT2: Final = 437
 _RESOLVE_CACHED: Final = 0x20
 _AT_FDCWD: Final = -100
@@ -45,15 +44,15 @@ _STATX_BASIC_AND_MOUNT: Final = 0x17FF
 _STATX_BYTES: Final = 256
 # stx_mode; stx_ino and stx_size; stx_ctime; stx_mnt_id.
 _STATX: Final = struct.Struct("=28x H 2x 16s 48x 12s 36x Q")
-# What a path that leads to no file is refused with.
+# The errors of a path that leads to no file.
 _NOWHERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG}
 # As many links as the kernel follows in a path, and interpreters of interpreters (execve(2)).
 _MAX_LINKS: Final = 40
 _MAX_INTERPRETERS: Final = 5
-# Of a program: more than the kernel reads of a script's first line, and mostly all that is
-# needed of an ELF file.
+# How much of a program to read: more than the kernel reads of a script's first line, and
+# mostly all that we need of an ELF file.
 _HEAD_BYTES: Final = 4096
-# So many programs are known; then all are forgotten.
+# How many programs are remembered before all are forgotten.
 _MAX_KNOWN: Final = 4096
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -83,7 +82,7 @@ _CACHED_BYTES: Final = ctypes.sizeof(_CACHED)
 
 
 class _Status(NamedTuple):
-    """What a file is: another one, or one that was changed, differs."""
+    """The identity of a file and its contents: it differs for another or a changed file."""
 
     mode: int
     inode_and_size: bytes
@@ -92,33 +91,33 @@ class _Status(NamedTuple):
 
 
 _mounts: Final = Mounts()
-# Programs that had nothing away, with all of their interpreters, since the mounts last
-# changed: to read them again would be half the cost of a look. (It goes unnoticed when an
-# interpreter alone is replaced by a link to another place.)
+# Programs that were local with all their interpreters, since the mounts last changed: to
+# read them again would be half the cost of a look. (Not noticed: an interpreter alone is
+# replaced by a link to another place.)
 _known: Final[dict[bytes, _Status]] = {}
 _buffer: Final = ctypes.create_string_buffer(_STATX_BYTES)
 
 
 class _Place(enum.Enum):
-    """What a path leads to."""
+    """The place that a path leads to."""
 
     HERE = enum.auto()  # a file on a disk of this machine
-    NOWHERE = enum.auto()  # nothing that could be used: who tries is refused at once
-    AWAY = enum.auto()  # nobody can say without waiting
+    NOWHERE = enum.auto()  # no usable file: an attempt is refused at once
+    AWAY = enum.auto()  # unknown without waiting
 
 
-# -- for others ------------------------------------------------------------------
+# -- the interface ---------------------------------------------------------------
 
 
 def begin() -> None:
-    """Take the one descriptor that all looks need; raises OSError if there is none left."""
-    # Where the file may not be read, nothing is known of any path.
+    """Take the one descriptor that all look-ups need; raises OSError if none is left."""
+    # If the file may not be read, nothing is known of any path.
     with contextlib.suppress(FileNotFoundError, PermissionError):
         _mounts.update()
 
 
 def end() -> None:
-    """Let go of it, until there is another look."""
+    """Close that descriptor until the next look-up."""
     _mounts.close()
 
 
@@ -128,15 +127,15 @@ def holds(path: str) -> bool:
 
 
 def holds_all_in(directory: str) -> bool:
-    """The same of a directory, and of all files in it."""
+    """Whether the same holds for a directory and all files in it."""
     return _with_room(lambda: _holds_all_in(directory))
 
 
 def executes(path: str) -> bool:
     """Whether the kernel can execute, or refuse, a program without waiting for a server.
 
-    That of a script, or of a program with shared libraries, has an interpreter that the
-    kernel opens as well.
+    A script, and a program with shared libraries, has an interpreter that the kernel opens
+    as well.
     """
     return _with_room(lambda: _executes(path))
 
@@ -149,7 +148,7 @@ def _with_room(look: Callable[[], bool]) -> bool:
         if e.errno not in spare.FULL:
             return False
     except UnicodeEncodeError:
-        return True  # no path of the system's, and refused before the kernel sees it
+        return True  # not a valid path: refused before the kernel sees it
     try:
         with spare.borrowed(), spare.borrowed():
             _update()
@@ -193,15 +192,15 @@ def _holds_all_in(directory: str) -> bool:
 
 
 def _look(path: bytes, links: int = _MAX_LINKS) -> int | _Place:
-    """A descriptor of the path alone (O_PATH): of any mount, if it was in the cache."""
+    """A descriptor of the path alone (O_PATH); it may be on any mount if it was cached."""
     if b"\0" in path:
         return _Place.NOWHERE
     found = _open_cached(path)
     if found is not _Place.AWAY:
         return found
     # Not in the cache. If its directory is local, then the entry is read from the disk,
-    # and only where a link leads to is to be looked for anew. (What is mounted on is
-    # always in the cache.)
+    # and only a link's target needs another look-up. (A mount point is always in the
+    # cache.)
     directory, name = os.path.split(path)
     if name in (b"", b".", b".."):
         return _Place.AWAY
@@ -235,13 +234,13 @@ def _open_cached(path: bytes) -> int | _Place:
     error = ctypes.get_errno()
     if error in spare.FULL:
         raise OSError(error, os.strerror(error))
-    # EAGAIN: it is not cached. ENOSYS, EINVAL, EPERM: an older kernel, or a filter of
-    # system calls, and nothing is known of any path.
+    # EAGAIN: it is not cached. ENOSYS, EINVAL, EPERM: an older kernel or a filter of
+    # system calls; then nothing is known of any path.
     return _Place.NOWHERE if error in _NOWHERE else _Place.AWAY
 
 
 def _status(fd: int) -> _Status | None:
-    """Of what a descriptor is of; None if that is not local."""
+    """The status of a descriptor's file; None if that is not local."""
     flags = _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC
     if _libc.statx(fd, b"", flags, _STATX_BASIC_AND_MOUNT, _buffer) != 0:
         return None
@@ -280,10 +279,10 @@ def _program(path: bytes, depth: int) -> _Place:
 
 
 def _interpreter(fd: int) -> bytes:
-    """What the kernel opens with a program; empty if that is nothing.
+    """The interpreter that the kernel opens for a program; empty for none.
 
     Raises:
-        OSError: it may not be read, though perhaps be executed.
+        OSError: the program may not be read, though perhaps be executed.
     """
     file = os.open(f"/proc/self/fd/{fd}", _READ)
     try:
@@ -297,15 +296,15 @@ def _interpreter(fd: int) -> bytes:
 
 
 def _elf_interpreter(file: int, head: bytes) -> bytes:
-    """What PT_INTERP says (elf(5)); nothing of a file that is cut off."""
+    """The text of PT_INTERP (elf(5)); empty for a truncated file."""
 
     def part(size: int, offset: int) -> bytes:
         end = offset + size
         return head[offset:end] if end <= len(head) else os.pread(file, size, offset)
 
     order = "<" if head[5:6] == b"\1" else ">"
-    # The table's offset, the size of an entry, their number; and of an entry the type,
-    # where its text is in the file, and how long. ELFCLASS64, and ELFCLASS32.
+    # The table's offset, its entries' size and number; and an entry's type, and its text's
+    # offset and length in the file. ELFCLASS64, and ELFCLASS32.
     if head[4:5] == b"\2":
         header, entry = f"{order}32xQ14xHH", f"{order}I4xQ16xQ"
     else:

@@ -1,8 +1,8 @@
-"""Directories that are ours as long as we live: what a dead broker left is swept by the next.
+"""Directories with a lock, so that a broker can sweep those of dead brokers.
 
 The maker holds a lock (flock) on the directory itself. The kernel drops it with the
-last descriptor, so whoever gets the lock knows that the maker is dead: a PID in a name
-may be somebody else's by now, and an age says nothing.
+last descriptor, so a process that gets the lock knows that the maker is dead: a PID in
+a name may be reused by now, and an age says nothing.
 
 Rejected: a lock file in it, which costs an inode where a disk has few.
 """
@@ -28,7 +28,7 @@ _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @contextlib.contextmanager
 def umask(mask: int) -> Iterator[None]:
-    """What is made within has this one, whatever umask we were started with, and services get."""
+    """Set a umask for the context; services still get the one that we were started with."""
     before = os.umask(mask)
     try:
         yield
@@ -38,7 +38,7 @@ def umask(mask: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def usable_umask() -> Iterator[None]:
-    """The umask that we were started with, but that what is made within is ours to use."""
+    """For the context, use our original umask, but keep new files usable for ourselves."""
     before = os.umask(0o077)
     try:
         os.umask(before & ~0o700)
@@ -49,11 +49,11 @@ def usable_umask() -> Iterator[None]:
 
 @dataclass(slots=True)
 class LockedDirectory:
-    """A new directory with our lock on it; raises OSError if there can be none.
+    """A new directory with our lock on it; raises OSError if it cannot be made.
 
     Attributes:
         path: where it is.
-        fd: holds the lock; -1 when it was let go.
+        fd: holds the lock; -1 after its release.
     """
 
     path: str
@@ -61,7 +61,7 @@ class LockedDirectory:
 
     def __post_init__(self) -> None:
         with umask(0o077):
-            os.mkdir(self.path)  # fails if anything has the name, a link of somebody's included
+            os.mkdir(self.path)  # fails if the name exists, as a foreign link too
         try:
             self.fd = os.open(self.path, _OPEN)
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,7 +74,7 @@ class LockedDirectory:
             raise
 
     def remove(self) -> None:
-        """Remove it, with all that is in it; OSError: something stays."""
+        """Remove it with its contents; OSError: a part stays."""
         try:
             _empty(self.fd)
             os.rmdir(self.path)
@@ -82,7 +82,7 @@ class LockedDirectory:
             self.close()
 
     def close(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -92,7 +92,7 @@ def sweep(parent: str, pattern: re.Pattern[str]) -> None:
     """Remove our user's directories whose makers are dead.
 
     Args:
-        pattern: what the whole of their names match.
+        pattern: matches their whole names.
     """
     try:
         names = os.listdir(parent)
@@ -118,7 +118,7 @@ def sweep(parent: str, pattern: re.Pattern[str]) -> None:
 
 
 def _empty(directory: int) -> None:
-    """Remove what is in a directory, which links do not lead out of."""
+    """Remove a directory's contents, without following links."""
     with os.scandir(directory) as entries:
         found = list(entries)
     for entry in found:

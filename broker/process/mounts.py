@@ -1,4 +1,4 @@
-"""Which mounts of our namespace are of local types, and where the others are."""
+"""The mounts of our namespace: those of local types, and the places of the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TYPES: Final = frozenset(
     b"ntfs3 overlay proc ramfs reiserfs rootfs squashfs sysfs tmpfs ubifs udf ufs vfat xfs "
     b"zfs".split()
 )
-# Blanks and backslashes in a mount's point, in octal.
+# Blanks and backslashes in a mount point, in octal.
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
 
 
@@ -20,7 +20,7 @@ class Mounts:
     """The table of mounts, read again when it has changed.
 
     Attributes:
-        local: the numbers of those of local types.
+        local: the numbers of the mounts of local types.
     """
 
     def __init__(self) -> None:
@@ -43,14 +43,14 @@ class Mounts:
         return True
 
     def close(self) -> None:
-        """Let go of the table until it is needed again."""
+        """Close the table until it is needed again."""
         if self._fd >= 0:
             self._poll.unregister(self._fd)
             os.close(self._fd)
             self._fd = -1
 
     def away_below(self, directory: str) -> bool:
-        """Whether something in a directory, or below, is a mount that is not local."""
+        """Whether a mount in a directory, or further below, is not local."""
         return any(point.startswith(directory.rstrip("/") + "/") for point in self._away)
 
     def _read(self) -> None:

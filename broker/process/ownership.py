@@ -1,11 +1,11 @@
-"""Whether a process comes from one broker, when that broker is no longer there to ask.
+"""Tells whether a process comes from a given broker, after that broker's death.
 
-A broker's instance, in RLIMIT_RSS, says it alone: no other broker has it. A tag, in
-RLIMIT_LOCKS, hardly does: there is a range of them for each 4096th broker. But a service may
-lower either (``ulimit -m`` in a script is enough), so where the instance has been
-overwritten, the tag counts together with descent: all that a dead broker leaves goes
-to one reaper, the guardian with it, and every living broker is itself between its own
-processes and that reaper, bearing an instance of its own.
+A broker's instance, in RLIMIT_RSS, proves it alone: no other broker has it. A tag, in
+RLIMIT_LOCKS, hardly does: one broker in 4096 has the same range. But a service may lower
+either (``ulimit -m`` in a script is enough). So where the instance is overwritten, the tag
+counts together with descent: a dead broker's processes, its guardian included, all go to
+one reaper, while a living broker stands between its own processes and that reaper, with
+an instance of its own.
 
 Rejected: a tag as random as the instance (62 bits do not hold that and three levels of
 nested brokers), a third limit (all others are enforced), the environment
@@ -25,18 +25,18 @@ from broker.process import procfs, tag
 if TYPE_CHECKING:
     from broker.process.tag import Range
 
-# How often ancestors are looked at, where they do not show whose a process is.
+# How often to look at the ancestors, while they do not show a process's origin.
 _LOOKS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """The marks of all that one broker starts, and that brokers nested in it start.
+    """The marks of all processes of one broker, and of brokers nested in it.
 
     Attributes:
-        instance: of the broker; None if it has none.
-        tags: that it gives to activations; None if it can give none.
-        cgroups: what the paths of its cgroups begin with; empty if it has none.
+        instance: the broker's; None if it has none.
+        tags: the tags that it gives to activations; None if it can give none.
+        cgroups: the common prefix of its cgroups' paths; empty if it has none.
     """
 
     instance: Range | None
@@ -44,7 +44,7 @@ class Ownership:
     cgroups: str
 
     def __bool__(self) -> bool:
-        """Whether there is a mark that tells this broker from every other."""
+        """Whether it has a mark that no other broker gives."""
         return self.instance is not None or bool(self.cgroups)
 
     def marks(self, pid: int) -> bool:
@@ -54,9 +54,9 @@ class Ownership:
         return bool(self.cgroups) and procfs.cgroup(pid).startswith(self.cgroups)
 
     def left(self, pid: int) -> bool:
-        """The same, or that a process was left by the broker: asked by a child of that one.
+        """The same, or that the dead broker left the process; called in that broker's child.
 
-        Only once the broker is dead, so that what it has left has our own parent.
+        Only after the broker's death, so that its orphans have the same parent as we.
         """
         if self.marks(pid):
             return True
@@ -67,7 +67,7 @@ class Ownership:
 
 
 def _descends(pid: int, tags: Range, own: Range) -> bool:
-    """Whether all ancestors bear a tag, up to our own parent or to one with our instance."""
+    """Whether all ancestors bear a tag, up to our own parent or one with our instance."""
     reaper = os.getppid()
     for each in itertools.chain((pid,), procfs.ancestors(pid)):
         if each == reaper:

@@ -1,7 +1,7 @@
-"""Forks of the broker that do for it what may hang: parts of it, as its guardian is.
+"""Parts of the broker: forks of it for operations that may hang.
 
-They belong to no service, are on no record, and end without a word. One of them that
-the kernel does not let end costs nobody anything but its place in the process table.
+Like the guardian, they belong to no service, are not on record, and end silently. A part
+that hangs in the kernel costs only its place in the process table.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class Parts:
-    """Those that are our children.
+    """The parts that are our children.
 
     Args:
-        cgroups: of the services, one of which we wait in: a part is in none.
+        cgroups: the services'; we wait in one of them, but a part belongs in none.
     """
 
     def __init__(self, cgroups: Cgroups) -> None:
@@ -34,7 +34,7 @@ class Parts:
         self._pids: set[int] = set()
 
     def begin(self, body: Callable[[int], None]) -> tuple[int, int]:
-        """Make one; returns its PID and a descriptor to read from, which ends with it.
+        """Make a part; returns its PID and a descriptor to read from, which ends with it.
 
         Args:
             body: called in the fork with the descriptor to write to, and nothing else open.
@@ -53,28 +53,28 @@ class Parts:
         return pid, fd
 
     def __contains__(self, pid: object) -> bool:
-        """Whether a PID is one of them, perhaps dead and not yet reaped."""
+        """Whether a PID is a part's, perhaps dead and not yet reaped."""
         return pid in self._pids
 
     def kill(self, pid: int) -> None:
-        """Kill one, if it is there; in the kernel's hands it may stay."""
+        """Kill a part, if it exists; it may still hang in the kernel."""
         if pid in self._pids:
             os.kill(pid, signal.SIGKILL)
 
     def kill_all(self) -> None:
-        """Kill all that there are."""
+        """Kill all parts."""
         for pid in self._pids:
             self.kill(pid)
 
     def reaped(self, pid: int) -> bool:
-        """Take note that a child of ours is gone; False if it was none of them."""
+        """Note the death of a child; False if it was not a part."""
         if pid not in self._pids:
             return False
         self._pids.remove(pid)
         return True
 
     def close(self) -> None:
-        """Say which are left, of those that have been killed."""
+        """Log the killed parts that are still left."""
         left = [pid for pid in self._pids if procfs.alive(pid)]
         if left:
             log.error("processes that cannot be ended are left: %s", left)

@@ -1,4 +1,4 @@
-"""The process behind a connection: it may end, and its PID become another's."""
+"""The process behind a connection: it may end, and its PID be reused."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Peer:
     """A process as it was when the bus named it.
 
     Attributes:
-        pid: 0 for none, or one that is out of our sight.
-        start_ticks: by which it is told from a later one with its PID; 0 if not known.
+        pid: 0 for none, or for a process that we cannot see.
+        start_ticks: tells it from a later process with its PID; 0 if unknown.
     """
 
     pid: int
@@ -29,11 +29,11 @@ class Peer:
     def command(self) -> tuple[str, ...]:
         """Its command line, cut to 4 KiB, or its name in brackets; empty if it has gone.
 
-        It is a stranger's, but costs us no wait for its disks: of a command line that it has
-        laid over a mapped file the kernel reads nothing (since 4.17, for this reason).
+        Even a hostile process cannot make us wait for its disks: the kernel reads nothing of a
+        command line that was laid over a mapped file (since 4.17, for this reason).
         """
         words = procfs.command(self.pid)
-        # Not before that: who has the PID now had it then as well.
+        # Checked only now: if it has the PID now, it had it during the read as well.
         about = procfs.stat(self.pid)
         return words if about and about.start_ticks == self.start_ticks else ()
 

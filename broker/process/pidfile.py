@@ -1,11 +1,11 @@
-"""The PID file of a bus: ours as long as we live, and never that of another bus that runs.
+"""The PID file of a bus: ours as long as we live, and never taken from another running bus.
 
-We hold a lock (flock) on it, which the kernel drops at our end, however that comes. So a
-broker knows another one's file for certain, by whatever name that runs, and two that find
-the same stale file do not both take it. dbus-daemon holds no lock: the name that the
-kernel has for its process must do, since the PID may be anybody's by now.
+We hold a lock (flock) on it, which the kernel drops at any end of ours. So a broker is
+certain of another broker's file, under any program name, and of two brokers that find the
+same stale file only one takes it. dbus-daemon holds no lock: there the kernel's name of
+the process must do, since its PID may be reused by now.
 
-Rejected: to remove a stale file and write a new one, between which another bus may write
+Rejected: to remove a stale file and write a new one: in between, another bus may write
 its own.
 """
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Not through a link, and a FIFO is not waited for.
+# Not through a link, and without waiting for a FIFO.
 _OPEN: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-# What holds more than a number holds something else, which somebody may need.
+# A file with more than a number holds other data, which its owner may need.
 _MAX_BYTES: Final = 32
 _MAX_PID: Final = 2**22  # PID_MAX_LIMIT of the kernel
-# So often a file may go between its opening and our lock, with the bus that had it.
+# How often the file may vanish between its opening and our lock, with the bus that had it.
 _TRIES: Final = 16
 # The kernel cuts a name after 15 bytes.
 _BUSES: Final = {"dbus-daemon", "dbus-broker", "dbus-broker-lau", "dbus-activator"}
@@ -42,28 +42,28 @@ _BUSES: Final = {"dbus-daemon", "dbus-broker", "dbus-broker-lau", "dbus-activato
 
 @contextlib.contextmanager
 def held(path: str, own: Collection[int]) -> Iterator[None]:
-    """Have a file with our PID in it while the context lasts, and remove it then.
+    """Hold a file with our PID in it for the context, and remove it afterwards.
 
     Args:
-        own: the PIDs that this start of ours has taken. A machine or a container that was
-            started anew gives out the same ones again.
+        own: the PIDs of our own start. A machine or a container that was restarted gives
+            out the same ones again, so a stale file may hold them.
 
     Raises:
-        BadConfiguration: it is that of a bus that runs, or no PID file, or cannot be written.
+        BadConfiguration: it belongs to a running bus, is no PID file, or cannot be written.
     """
     fd = _take(path, own)
     try:
         _write(path, fd)
         yield
     finally:
-        # Somebody may have removed it, and another bus written its own.
+        # It may have been removed, and another bus may have written its own.
         if _is_at(path, fd):
             os.unlink(path)
         os.close(fd)
 
 
 def _take(path: str, own: Collection[int]) -> int:
-    """A descriptor of the file, which is locked, and no other bus's."""
+    """A descriptor of the file, which we have locked, and which is no other bus's."""
     for _ in range(_TRIES):
         try:
             fd = os.open(path, _OPEN, 0o644)
@@ -98,10 +98,10 @@ def _write(path: str, fd: int) -> None:
 
 
 def _check_stale(path: str, data: bytes, own: Collection[int]) -> None:
-    """Refuse what another bus, or somebody else, has written; say what is not refused."""
+    """Refuse a file that another bus or program has written; log a stale one that we take."""
     text = data.decode("utf-8", "backslashreplace").strip()
     if not text:
-        return  # new, or of a bus that could not write
+        return  # new, or from a bus that could not write
     pid = decimal(text, _MAX_PID) if len(data) <= _MAX_BYTES else None
     if pid is None:
         raise BadConfiguration(f"the PID file {path} holds no PID, but {quoted(text)}")
@@ -129,7 +129,7 @@ def _exists(pid: int) -> bool:
 
 
 def _is_at(path: str, fd: int) -> bool:
-    """Whether an open file is the one that has a path now."""
+    """Whether an open file is the one at a path now."""
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.lstat(path), os.fstat(fd))
     return False

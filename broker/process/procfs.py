@@ -1,4 +1,4 @@
-"""What /proc says of a process; every reader survives its end in mid-read."""
+"""Readers of /proc; each of them survives the end of its process in mid-read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Stat:
 
     Attributes:
         state: of the main thread, which may end before the others.
-        threads: that are left, the main thread included until it is reaped.
+        threads: how many are left, the main thread included until it is reaped.
     """
 
     comm: str
@@ -49,7 +49,7 @@ class Stat:
 
 
 def read(path: str, most: int = sys.maxsize) -> bytes | None:
-    """A file of /proc, or its first ``most`` bytes; None if it is gone or not to be looked at.
+    """A file of /proc, or its first ``most`` bytes; None if it is gone or may not be read.
 
     os.open and os.read: half the time of a buffered file object, which counts
     when thousands of processes end at once.
@@ -77,7 +77,7 @@ def _read(path: str, most: int) -> bytes:
 
 
 def _names(directory: str) -> list[str]:
-    """What a directory of /proc holds; nothing if its process has gone."""
+    """The names in a directory of /proc; empty if its process has gone."""
     try:
         return os.listdir(directory)
     except OSError as e:
@@ -110,10 +110,10 @@ def stat(pid: int) -> Stat | None:
 
 
 def command(pid: int, about: Stat | None = None) -> tuple[str, ...]:
-    """The command line; the name in brackets, as ps shows it, where there is none.
+    """The command line; without one, the name in brackets, as ps shows it.
 
     Args:
-        about: what ``stat`` said, which saves a look at a zombie.
+        about: the result of ``stat``, which saves a look at a zombie.
     """
     if (about is None or not about.ended) and (words := arguments(pid)):
         return words
@@ -122,12 +122,12 @@ def command(pid: int, about: Stat | None = None) -> tuple[str, ...]:
 
 
 def arguments(pid: int) -> tuple[str, ...]:
-    """The command line, cut to ``LONGEST`` bytes; empty where there is none, such as a zombie's.
+    """The command line, cut to ``LONGEST`` bytes; empty if there is none, as for a zombie.
 
     A process may have megabytes of arguments (a quarter of the limit on its stack), and
-    may write others over them; nobody reads more than the first of them.
+    may overwrite them; people read only the first ones.
     """
-    # A byte more than is kept shows that there are more.
+    # One byte beyond the limit shows that there are more.
     data = read(f"/proc/{pid}/cmdline", LONGEST + 1)
     if not data:
         return ()
@@ -136,7 +136,7 @@ def arguments(pid: int) -> tuple[str, ...]:
 
 
 def cgroup(pid: int) -> str:
-    """The cgroup v2 path, which a zombie keeps; empty where there is none."""
+    """The cgroup v2 path, which a zombie keeps; empty for none."""
     data = read(f"/proc/{pid}/cgroup") or b""
     for line in data.splitlines():
         if line.startswith(b"0::"):
@@ -145,7 +145,7 @@ def cgroup(pid: int) -> str:
 
 
 def children() -> list[int]:
-    """Our own children, zombies too, those included that we never started.
+    """Our own children, including zombies and adopted ones.
 
     The kernel lists them by thread, and a subreaper's orphans go to any live one.
     """
@@ -173,7 +173,7 @@ def _children_by_parent(parent: int) -> list[int]:
 
 
 def with_descendants(pids: Iterable[int]) -> list[int]:
-    """The processes and all that are below them; parents stand before their children."""
+    """The processes and all their descendants, parents before their children."""
     found = list(pids)
     for pid in found:
         found += children_of(pid)
@@ -181,18 +181,18 @@ def with_descendants(pids: Iterable[int]) -> list[int]:
 
 
 def parent(pid: int) -> int:
-    """Of a process, alive or a zombie; 0 if it has gone."""
+    """The parent of a process, alive or a zombie; 0 if the process has gone."""
     about = stat(pid)
     return about.ppid if about else 0
 
 
 def ancestors(pid: int) -> Iterator[int]:
-    """The parent of a process, that one's parent, and so on, as far as they live."""
+    """The parent of a process, the parent's parent, and so on, as far as they live."""
     about = stat(pid)
     while about is not None and about.ppid > 0:
         above = stat(about.ppid)
         if above is None or above.start_ticks > about.start_ticks:
-            # It has ended in between, and who has its PID now is nobody's ancestor.
+            # It has ended in between, and the new holder of its PID is no ancestor.
             return
         yield about.ppid
         about = above
@@ -205,11 +205,11 @@ def alive(pid: int) -> bool:
 
 
 def is_ending(pid: int) -> bool:
-    """Whether nothing is before a process but its end: it exits, dumps core or is being killed.
+    """Whether a process is about to end: it exits, dumps core or is being killed.
 
-    Between its last instruction and a zombie a process gives back its memory, and has no
-    command line any more. A signal that is to end it (SIGKILL, or one that it leaves to its
-    default) is SIGKILL to each of its threads at once, whenever they come to take it.
+    Between its last instruction and its time as a zombie, a process gives back its memory, and
+    has no command line any more. A fatal signal (SIGKILL, or one with its default disposition)
+    is pending as SIGKILL for each thread at once, long before the threads may take it.
     """
     return all(_thread_ends(f"/proc/{pid}/task/{thread}") for thread in _names(f"/proc/{pid}/task"))
 
@@ -225,9 +225,9 @@ def _thread_ends(path: str) -> bool:
 
 
 def program(pid: int) -> str:
-    """The base name of the file that a process executes; of a script, that is the interpreter's.
+    """The base name of the file that a process executes; for a script, the interpreter's.
 
-    Where that is not ours to know, that of its first argument; else the name that ps shows.
+    If we may not read that, the base name of its first argument; else the name that ps shows.
     """
     try:
         path = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
@@ -238,7 +238,7 @@ def program(pid: int) -> str:
 
 
 def cpu_nanoseconds(pid: int) -> int:
-    """CPU time of a process so far; its children that it waited for are not in it."""
+    """CPU time of a process so far, without its waited-for children."""
     about = stat(pid)
     if about is None:
         return 0
@@ -246,7 +246,7 @@ def cpu_nanoseconds(pid: int) -> int:
 
 
 def peak_memory(pid: int) -> int:
-    """The largest resident set of a live process, in bytes; 0 where it cannot be read."""
+    """The largest resident set of a live process, in bytes; 0 if it cannot be read."""
     for line in (read(f"/proc/{pid}/status") or b"").splitlines():
         if line.startswith(b"VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -254,7 +254,7 @@ def peak_memory(pid: int) -> int:
 
 
 def takes(pid: int, number: int) -> bool:
-    """Whether a process has a handler for a signal, or blocks it, to read it itself."""
+    """Whether a process has a handler for a signal, or blocks it in order to read it."""
     masks = (b"SigCgt:", b"SigBlk:")
     return any(
         int(line.split()[1], 16) >> number - 1 & 1

@@ -2,11 +2,11 @@
 
 SIGCHLD is blocked and read from a signalfd: a signal handler in Python costs a
 call for each death, and asyncio's prints a traceback when its pipe is full.
-Signals coalesce, so their number means nothing: each wake-up drains to the end.
+Signals coalesce, so their number means nothing: each wake-up reaps to the end.
 
 A child is looked at with WNOWAIT first. While it is a zombie its PID cannot be
-given to anyone else, and its marks can be read; the moment it is reaped they
-are gone. ECHILD and "none dead" are the only ends of a drain.
+reused, and its marks can be read; once it is reaped they are gone. Reaping ends
+only with ECHILD or "none dead".
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from broker.core.processes import Process
 
-# Children reaped in one turn of the event loop: some 5 ms of work, so that the
-# bus is served in the middle of a storm.
+# How many children one turn of the event loop reaps: some 5 ms of work, so that
+# the bus is served in the middle of a storm.
 BATCH: Final = 64
 
 
@@ -42,7 +42,7 @@ class Death:
 
 
 def check() -> None:
-    """Try what is needed to reap, before there is anything to be reaped.
+    """Try the system calls of reaping, before there is a child to reap.
 
     Raises:
         KernelRefused: a filter forbids it.
@@ -60,8 +60,8 @@ def reap(identify: Callable[[int], None], on_death: Callable[[Death], None]) -> 
     """Reap up to a batch of dead children.
 
     Args:
-        identify: called with the PID of each while it is still a zombie.
-        on_death: called after it was reaped.
+        identify: called with each child's PID while it is still a zombie.
+        on_death: called after the child was reaped.
 
     Returns:
         whether none is left: False asks for another turn.
@@ -77,7 +77,7 @@ def reap(identify: Callable[[int], None], on_death: Callable[[Death], None]) -> 
             identify(found.si_pid)
         finally:
             # The head of the kernel's list stays the same until it is reaped:
-            # whatever goes wrong above must not stop all others behind it.
+            # an error above must not block all others behind it.
             _, _, used = os.wait4(found.si_pid, 0)
             on_death(
                 Death(
@@ -94,7 +94,7 @@ def reap(identify: Callable[[int], None], on_death: Callable[[Death], None]) -> 
 
 
 def without_inherited_peak(usage: Usage, process: Process) -> Usage:
-    """Without a peak memory that is our own.
+    """The usage without a peak of memory that is our own.
 
     posix_spawn's child runs on our memory until it executes, and the kernel
     keeps the peak over exec: a small service would show the broker's size.

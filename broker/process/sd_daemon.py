@@ -21,9 +21,9 @@ _INT_MAX: Final = 2**31 - 1
 
 
 def notify(environ: Mapping[str, str], state: str) -> None:
-    """Tell our supervisor, if it wants to know; states are such as ``READY=1``.
+    """Tell our supervisor a state such as ``READY=1``, if it wants to know.
 
-    One that cannot be told, or does not read, is no reason to end a session.
+    A supervisor that is unreachable, or does not read, is no reason to end a session.
     """
     where = environ.get("NOTIFY_SOCKET")
     if not where:

@@ -1,4 +1,4 @@
-"""The signals that this process was started with, and those that it reads itself."""
+"""The signal state that we were started with, and the signals that we read ourselves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Inherited:
-    """How we were started: ``mask`` has the signals that were blocked."""
+    """The signal state at our start: ``mask`` has the blocked signals."""
 
     mask: frozenset[int]
 
@@ -17,22 +17,22 @@ class Inherited:
 def take_over(signals: set[signal.Signals]) -> Inherited:
     """Block the signals that will be read from a signalfd, SIGCHLD among them.
 
-    SIGCHLD may have been ignored by whoever started us, and ignored it would
-    take every exit status with it: the kernel then reaps for us.
+    Our starter may have set SIGCHLD to be ignored. Then the kernel would reap our
+    children itself, and every exit status would be lost.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals | {signal.SIGCHLD})
     return Inherited(frozenset(before))
 
 
-# Standard streams that we were started without.
+# The standard streams that were closed at our start.
 absent: set[int] = set()
 
 
 def open_standard_streams() -> None:
-    """Put /dev/null where we were started without standard input or outputs.
+    """Open /dev/null for each standard stream that was closed at our start.
 
-    Otherwise the next descriptor that is opened becomes one of them.
+    Otherwise the next new descriptor would become one of them.
     """
     for fd in (0, 1, 2):
         try:

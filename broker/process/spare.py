@@ -1,9 +1,9 @@
-"""Descriptors that are kept for the day when the table is full.
+"""Spare descriptors, kept for EMFILE.
 
-Who cannot open a file of /proc any more would take a living orphan for gone, and
-could not end what it started. So a few places are held, and given up for a moment
-to whatever must not fail. Rejected: a higher limit for ourselves (there may be
-none above it), /proc held open (it is one file for each process).
+If the broker cannot open a file of /proc any more, it takes a living orphan for dead,
+and cannot end its processes. So it reserves a few places in the table, and lends them
+for a moment to operations that must not fail. Rejected: a higher limit for ourselves
+(ours may be the highest already), /proc held open (it is one file for each process).
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Our own table, and that of the whole system.
+# Our own table is full, or that of the whole system.
 FULL: Final = frozenset({errno.EMFILE, errno.ENFILE})
-# A process is signalled through a descriptor while its ancestors are read.
+# A signal needs a pidfd and, at the same time, a descriptor to read ancestors.
 _COUNT: Final = 3
 
 _held: list[int] = []
 
 
 def reserve() -> None:
-    """Take the places; raises OSError if they cannot be had even now."""
+    """Take the places; raises OSError if even now none are free."""
     while len(_held) < _COUNT:
         _held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
@@ -38,7 +38,7 @@ def release() -> None:
 
 @contextlib.contextmanager
 def borrowed() -> Iterator[None]:
-    """One place more, within; for us alone, since we are one thread."""
+    """One more place for the context; for us alone, since we are one thread."""
     lent = bool(_held)
     if lent:
         os.close(_held.pop())
@@ -46,6 +46,6 @@ def borrowed() -> Iterator[None]:
         yield
     finally:
         if lent:
-            # Lost if it was for a limit that has been lowered, or to another process.
+            # Lost, to a lowered limit or to another process.
             with contextlib.suppress(OSError):
                 _held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))

@@ -1,16 +1,16 @@
-"""Starting a program as our child, by posix_spawn, or by fork where that could hang.
+"""Starts a program as our child, by posix_spawn, or by fork where that could hang.
 
 posix_spawn is a vfork underneath: its cost does not grow with our memory, and
-it reports a refused exec as an error of the call. But it returns after the exec,
-and if the program's file system does not answer, then never. A fork returns at once,
-for some 2 ms more (it copies page tables, and the child runs Python), and what came
-of the exec is read from a pipe later. Rejected: subprocess (a second owner of wait),
+it reports a refused exec as an error of the call. But it returns only after the exec,
+so never if the program's file system does not answer. A fork returns at once, for
+some 2 ms more (it copies page tables, and the child runs Python), and the result of
+the exec is read from a pipe later. Rejected: subprocess (a second owner of wait),
 a trampoline program (a second exec for every activation), a thread that spawns (see
 ``forked``; and Python's posix_spawn holds the interpreter's lock).
 
-What Python's posix_spawn cannot set in the child is set on us around the call
-and inherited: the limits and the cgroup. We are one thread, so nothing else
-can see the state in between.
+Python's posix_spawn cannot set limits and the cgroup in the child, so we set them
+on ourselves around the call, and the child inherits them. We are one thread, so
+nothing else can see the state in between.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 _ALL_SIGNALS: Final = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 # Python ignores these from its start on, whatever it was started with.
 _PYTHONS: Final = {signal.SIGPIPE, signal.SIGXFSZ}
-# What the system, not the program, is short of.
+# Errors of a shortage in the system, not of the program.
 _SHORTAGES: Final = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
-# After which posix_spawnp goes on to the next directory in PATH, EACCES beside them.
+# The errors after which posix_spawnp tries the next directory in PATH, besides EACCES.
 _ELSEWHERE: Final = {
     errno.ENOENT,
     errno.ENOTDIR,
@@ -48,19 +48,19 @@ _ELSEWHERE: Final = {
     errno.ESTALE,
     errno.ETIMEDOUT,
 }
-# The words before what a child reports: an errno, or the text of a ValueError.
+# The first word of a child's report, before an errno, or the text of a ValueError.
 _REFUSED: Final = "errno"
 _INVALID: Final = "invalid"
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to start.
+    """A program to start.
 
     Attributes:
         argv: at least the program's path.
         name: for messages.
-        environ: all of its environment.
+        environ: its whole environment.
         search: look for the program in PATH, as a shell does; descriptors do not.
         null_stdin, null_output: /dev/null in place of our standard input, or of
             our standard output and error.
@@ -69,7 +69,7 @@ class Program:
         mask: signals to be blocked in it.
         reset_signals: default dispositions for all; otherwise only for those
             that Python itself changed.
-        explains: whether a refusal may name what is in its environment.
+        explains: whether a refusal may quote its environment.
     """
 
     argv: Sequence[str]
@@ -86,7 +86,7 @@ class Program:
 
 
 class SpawnRefusedError(Exception):
-    """There is no process: the outcome for those who wait, and the Result that it means."""
+    """No process was started; carries the error for the waiters, and the service's Result."""
 
     def __init__(self, error: DBusError, result: Result) -> None:
         super().__init__(str(error))
@@ -121,7 +121,7 @@ def begin(program: Program) -> tuple[int, int]:
     """Start a program whose exec may hang.
 
     Returns:
-        its PID, and a descriptor to read from: ``outcome`` says of what.
+        its PID, and a descriptor with its report for ``outcome``.
 
     Raises:
         SpawnRefusedError: the system has no room for it.
@@ -135,7 +135,7 @@ def begin(program: Program) -> tuple[int, int]:
 
 
 def outcome(program: Program, report: bytes) -> SpawnRefusedError | None:
-    """What all that was read means; None if the program is executed, or has been killed."""
+    """The meaning of a child's whole report; None if the program runs, or was killed."""
     kind, _, text = report.decode("utf-8", "backslashreplace").partition(" ")
     if kind == _REFUSED:
         return _refusal(program, OSError(int(text), os.strerror(int(text))))
@@ -144,7 +144,7 @@ def outcome(program: Program, report: bytes) -> SpawnRefusedError | None:
 
 def _become(program: Program, actions: list[Any], report: int) -> None:
     """In the child: execute the program, or say why not."""
-    # Where no descriptor of the program's is to be.
+    # A number that no descriptor of the program needs.
     report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, max(program.fds, default=0) + 1)
     try:
         if program.session:
@@ -152,7 +152,7 @@ def _become(program: Program, actions: list[Any], report: int) -> None:
         for kind, target, *what in actions:
             _act(kind, target, *what)
         let_go(report)
-        # Before the exec, since one that hangs must be ended by what ends others.
+        # Before the exec, so that normal signals can end one that hangs.
         reset(frozenset() if program.reset_signals else _ignored(), program.mask)
         _execute(program)
     except OSError as e:
@@ -179,7 +179,7 @@ def _act(kind: int, first: int, second: Any, *options: int) -> None:
 
 
 def _execute(program: Program) -> NoReturn:
-    """Raises OSError or ValueError, as posix_spawnp of the C library chooses among several."""
+    """Execute the program; of several errors, raise the one that posix_spawnp would return."""
     argv, environ = list(program.argv), program.environ
     denied: OSError | None = None
     missing = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -196,11 +196,11 @@ def _execute(program: Program) -> NoReturn:
 
 
 def paths(program: Program) -> list[str]:
-    """Where the program may be, in the order in which it is tried."""
+    """The paths to try for the program, in order."""
     name = program.argv[0]
     if not program.search or "/" in name:
         return [name]
-    # Of our own environment; without one, what the C library takes.
+    # The PATH of our own environment; without it, the C library's default.
     directories = os.environ.get("PATH", "/bin:/usr/bin").split(":")
     return [os.path.join(each, name) for each in directories]
 
@@ -212,7 +212,7 @@ def _file_actions(program: Program, copies: contextlib.ExitStack) -> list[Any]:
     if program.null_output:
         actions.append((os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0))
         actions.append((os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0))
-    # Copied out of the way first, above them all: one of ours may have the number that
+    # First copied above all of the child's numbers: one of ours may have the number that
     # another gets there, and dup2 of a number to itself would leave it close-on-exec.
     lowest = max(program.fds, default=0) + 1
     for theirs, ours in program.fds.items():
@@ -238,14 +238,14 @@ def _refusal(program: Program, reason: OSError | ValueError) -> SpawnRefusedErro
                 f"in {environment.shorten(environment.largest(program.environ))}"
             )
         return SpawnRefusedError(LimitsExceeded(text), Result.RESOURCES)
-    # The reference implementation's words, and the path, which it leaves out.
+    # The reference implementation's words, plus the path, which it leaves out.
     path = bounded(program.argv[0])
     text = f"Failed to execute program {program.name}: {path}: {reason.strerror}"
     return SpawnRefusedError(SpawnExecFailed(text), Result.EXEC_FAILED)
 
 
 def file_limit() -> tuple[int, int]:
-    """RLIMIT_NOFILE, soft and hard; what every system has where a filter forbids to ask."""
+    """RLIMIT_NOFILE, soft and hard; the usual values if a filter forbids the question."""
     try:
         return resource.getrlimit(resource.RLIMIT_NOFILE)
     except OSError:
@@ -254,10 +254,10 @@ def file_limit() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def raised_file_limit() -> Iterator[None]:
-    """Let what is spawned within have as many descriptors as it may.
+    """Raise the limit of descriptors to its maximum for programs spawned in the context.
 
-    dbus-broker up to 37 dies when its soft limit is reached; services keep the
-    limit that we were started with, since select() cannot see beyond 1024.
+    dbus-broker up to 37 dies when its soft limit is reached; services keep our
+    original limit, since select() cannot see beyond 1024.
     """
     soft, hard = file_limit()
     if soft == hard:
@@ -271,13 +271,13 @@ def raised_file_limit() -> Iterator[None]:
 
 
 def close_on_exec() -> list[int]:
-    """Keep the descriptors that we were started with from services.
+    """Keep our inherited descriptors from services.
 
     Returns:
-        those that were inheritable, standard input and outputs excepted.
+        the descriptors that were inheritable, except the standard streams.
 
     Raises:
-        KernelRefused: there is no /proc, without which no orphan would be found either.
+        KernelRefused: there is no /proc, without which we could not find orphans either.
     """
     inherited = []
     try:

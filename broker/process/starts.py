@@ -1,4 +1,4 @@
-"""Children that may still be on their way into their programs."""
+"""Children that may not have executed their programs yet."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Starts:
         self._starts: dict[int, _Start] = {}
 
     def begin(self, program: Program, on_refused: Callable[[SpawnRefusedError], None]) -> int:
-        """Start one; returns its PID.
+        """Start a program; returns its PID.
 
         Args:
-            on_refused: called once if it cannot be executed after all; the child ends then,
+            on_refused: called once if it cannot be executed after all; the child then ends,
                 and is reaped after the call.
 
         Raises:
-            SpawnRefusedError: there is no process.
+            SpawnRefusedError: no process was started.
         """
         pid, fd = spawn.begin(program)
         os.set_blocking(fd, False)
@@ -47,10 +47,10 @@ class Starts:
         return pid
 
     def look(self, pid: int) -> bool:
-        """Take what a child has reported by now, which is all if it is dead.
+        """Read a child's report so far, which is complete if it is dead.
 
         Returns:
-            whether it is still on its way; False for any other process.
+            whether its exec is still pending; False for any other process.
         """
         start = self._starts.get(pid)
         if start is None:
@@ -72,6 +72,6 @@ class Starts:
         os.close(start.fd)
 
     def close(self) -> None:
-        """Wait for none any more."""
+        """Stop waiting for reports."""
         for pid in list(self._starts):
             self._forget(pid)

@@ -1,9 +1,8 @@
-"""The parent of them all: starts processes under marks, adopts, reaps, signals.
+"""The parent of all processes: starts them with marks, adopts, reaps and signals them.
 
-What counts as "all processes of a service": its children of ours that are on
-record, and what descends from those. Orphans become our children, so the tree
-below us holds everything that was ever started here; there is nothing else to
-search.
+"All processes of a service" are our children on record for it, and the descendants
+of those. Orphans become our children, so the tree below us holds every process that
+was ever started here; there is nothing else to search.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Supervisor:
 
     Attributes:
         processes: the records.
-        parts: forks of ours, which are not on record, as the guardian is not.
+        parts: forks of ours, which like the guardian are not on record.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, events: ProcessEvents) -> None:
@@ -64,7 +63,7 @@ class Supervisor:
         self.parts = Parts(self._activations.cgroups)
 
     def begin(self) -> None:
-        """Take over: from here on children can be started, and all are reaped.
+        """Take over: from now on children can be started, and all are reaped.
 
         Raises:
             KernelRefused: the system does not let us reap.
@@ -75,20 +74,20 @@ class Supervisor:
         self._activations.cgroups.begin()
 
     def guard(self, stop_timeout: float = 0.0, *, silent: bool = False) -> None:
-        """Have all that is started from now on ended when we are killed: before the first spawn.
+        """Start the guardian, which ends all processes if we are killed; before the first spawn.
 
-        The guardian is a part of us. It is not on record, and no signal to what we
-        have started reaches it.
+        The guardian is a part of us. It is not on record, and no signal to our processes
+        reaches it.
 
         Args:
             stop_timeout: from SIGTERM to SIGKILL, in seconds.
-            silent: nothing is said of it on our standard error, which we will let go.
+            silent: the guardian logs nothing on our standard error, which we will release.
         """
         activations = self._activations
         self._guardian.begin(activations.tags, activations.cgroups, stop_timeout, silent=silent)
 
     def end_last(self, pid: int, kept: Sequence[int]) -> None:
-        """Have a process, the bus, ended behind all others when we are killed.
+        """Name the process that is ended after all others if we are killed: the bus.
 
         Args:
             kept: descriptors that stay open until then.
@@ -106,20 +105,20 @@ class Supervisor:
         """Start a program as a new activation of a service, or of none.
 
         Args:
-            on_refused: called later if the program's file system may not answer, and the
-                program cannot be executed after all: before its process is reaped.
+            on_refused: called later, before the process is reaped, if the program cannot be
+                executed after all; only if its file system may be slow to answer.
 
         Raises:
-            SpawnRefusedError: there is no process.
+            SpawnRefusedError: no process was started.
         """
         alone = self._activations.settled
         activation = self._activations.begin()
-        beginning = clock.beginning()  # not behind the spawn: the child may have forked by then
+        beginning = clock.beginning()  # before the spawn: after it, the child may have forked
         try:
             if all(local.executes(path) for path in paths(program)):
                 pid = spawn(program)
                 if alone:
-                    # We wake on the child's CPU and would do our books there before it
+                    # We wake on the child's CPU, and would do our bookkeeping there before it
                     # runs; in a burst of spawns that order is the better one.
                     with contextlib.suppress(OSError):  # a filter may forbid it: that costs time
                         os.sched_yield()
@@ -160,22 +159,22 @@ class Supervisor:
         self._events.process_started(process)
         return process
 
-    # -- whose it is -----------------------------------------------------------
+    # -- attribution -----------------------------------------------------------
 
     def service_of(self, pid: int) -> str | None:
-        """The service that a process belongs to, child of ours or not.
+        """The service of a process, whether it is our child or not.
 
         Returns:
-            empty for a process of the broker's that belongs to no service; None
-            for one that is not the broker's.
+            empty for a process of the broker that belongs to no service; None for a
+            process that is not the broker's.
         """
         found = self.activation_of(pid)
         return None if found is None else found[0]
 
     def activation_of(self, pid: int) -> tuple[str, int] | None:
-        """The service, as ``service_of`` says it, and the serial of the activation."""
+        """The service, as from ``service_of``, and the serial of the activation."""
         if pid == os.getpid() or self._is_part(pid):
-            # We bear the marks of what we started last.
+            # We bear the marks of our last start ourselves.
             return None
         process = self.processes.get(pid)
         if process is not None:
@@ -190,16 +189,16 @@ class Supervisor:
         return None
 
     def started(self, about: Stat, activation: int) -> Instant:
-        """When a process was started that is of an activation, or of none (0)."""
+        """When a process of an activation, or of none (0), was started."""
         return self._activations.started(activation, about)
 
     def adopt(self) -> None:
-        """Find the orphans that have become our children: the kernel does not tell."""
+        """Find the orphans that have become our children: the kernel sends no notice."""
         for pid in procfs.children():
             self._adopt(pid)
 
     def adopt_above(self, pid: int) -> None:
-        """Find the one orphan that a process is, or descends from; the others cost no time."""
+        """Adopt only the orphan that a process is, or descends from, to save time."""
         for ancestor in procfs.ancestors(pid):
             if ancestor == os.getpid():
                 self._adopt(pid)
@@ -217,11 +216,11 @@ class Supervisor:
             self._take(pid, procfs.stat(pid))
 
     def _adopt_orphan(self, pid: int) -> bool:
-        """The same for a child in a list that may be old; False if it was known before."""
+        """Adopt one child of a list that may be old; False if it was known before."""
         if pid in self.processes or self._is_apart(pid):
             return False
         about = procfs.stat(pid)
-        # It may have been reaped since the list was made, and its PID be another's.
+        # It may have been reaped since the list was made, and its PID reused.
         if about is not None and about.ppid == os.getpid():
             self._take(pid, about)
         return True
@@ -238,14 +237,14 @@ class Supervisor:
     # -- reaping ---------------------------------------------------------------
 
     def reap(self) -> None:
-        """Reap what is dead; comes back by itself while there is more."""
-        # A batch in each turn of the loop, however many signals come meanwhile.
+        """Reap dead children; schedules itself again while there are more."""
+        # One batch in each turn of the loop, however many signals come meanwhile.
         if self._next_batch is None:
             self._reap_batch()
 
     def _reap_batch(self) -> None:
-        # Before all else: a fault with one process must not leave the others dead
-        # and unnoticed, since whoever ends the session waits for every one.
+        # Before all else: a fault with one process must not leave other deaths
+        # unnoticed, since the shutdown waits for every process.
         self._next_batch = self._loop.call_soon(self._reap_batch)
         self._kills.chase()
         done = reaper.reap(self._identify, self._on_death)
@@ -262,7 +261,7 @@ class Supervisor:
                 waiter.set_result(None)
 
     def _identify(self, pid: int) -> None:
-        # Why it is dead, if it says so itself, while its PID is still its own.
+        # Its own report of a failed exec, if any, while its PID is not reused.
         self._starts.look(pid)
         self._adopt(pid)
 
@@ -274,7 +273,7 @@ class Supervisor:
             return
         process = self.processes.get(death.pid)
         if process is None:
-            # Nobody asks us how it ended.
+            # Its exit is of no interest here.
             self._inherited.reaped(death.pid)
             return
         self._emptied.note_death(process.activation, process.service)
@@ -282,10 +281,10 @@ class Supervisor:
         self._events.process_exited(*self.processes.end(death.pid, death.exit, usage, clock.now()))
 
     async def until(self, predicate: Callable[[], bool], timeout: float | None) -> bool:  # noqa: ASYNC109
-        """Wait until something is so, looked at whenever children were reaped.
+        """Wait until ``predicate`` holds; it is checked whenever children were reaped.
 
         Returns:
-            False if it was not within ``timeout`` seconds.
+            False if it did not hold within ``timeout`` seconds.
         """
         self.adopt()
         if predicate():
@@ -296,7 +295,7 @@ class Supervisor:
             async with asyncio.timeout(timeout):
                 await waiter[1]
         except TimeoutError:
-            # Late is not dead: those that ended while this process stood still are unread.
+            # Deaths from a time when this process stood still may be unread.
             self.reap()
             return predicate()
         finally:
@@ -308,7 +307,7 @@ class Supervisor:
     def tree(self, service: str | None) -> list[int]:
         """Every live process of a service, of none (empty), or of all of them (None).
 
-        Parents stand before their children.
+        Parents come before their children.
         """
         self.adopt()
         return procfs.with_descendants(
@@ -320,29 +319,29 @@ class Supervisor:
     def signal(self, service: str | None, number: int, spare: int = 0) -> int:
         """Send a signal to every process of a service, or of all of them (None).
 
-        SIGKILL is for what they fork from then on, too.
+        SIGKILL applies to their later forks, too.
 
         Args:
-            spare: the PID of a process on record that does not get it.
+            spare: the PID of a process on record that does not get the signal.
 
         Returns:
-            how many got it.
+            how many processes got it.
         """
         if number == signal.SIGKILL and not self._kill(service, spare):
-            # They have had it: what is left comes to us, and gets it then. To search for
-            # it again would take the time that is needed to be faster than it forks.
+            # They have had it: their orphans come to us, and get it then. Another search
+            # would cost the time that we need to be faster than their forks.
             if service is None:
                 return len(self.processes)
             return len(self.processes.of_service(service))
         return self._signal_each([pid for pid in self.tree(service) if pid != spare], number)
 
     def _kill(self, service: str | None, spare: int) -> bool:
-        """Whether that is new for some of the service's activations."""
+        """Begin to kill; returns whether that is new for some of the service's activations."""
         if self._next_batch is None:
-            # Else there are dead to be reaped: what they have left is found then.
+            # Otherwise dead children wait to be reaped: their orphans are found then.
             self.adopt()
         if not service and len(self.processes):
-            # There may be none of no activation: then that is over with the next death.
+            # There may be no process without activation: the next death ends that kill.
             self._emptied.note_death(NO_ACTIVATION, "")
         spared = self.processes.get(spare)
         return self._kills.begin(service, spared.activation if spared else None)
@@ -362,32 +361,32 @@ class Supervisor:
                 log.warning("process %d is another user's and cannot be ended", pid)
                 continue
             except OSError as e:
-                # It costs this process alone. If it is no child of ours yet, it becomes one
-                # when its parent ends, and needs no descriptor to be signalled then.
+                # Only this process goes without. If it is not our child yet, it becomes one
+                # when its parent ends, and can then be signalled without a descriptor.
                 log.warning("process %d cannot be signalled: %s", pid, e.strerror)
                 continue
             sent += 1
             if number == signal.SIGTERM:
-                # A stopped process takes it only when it goes on.
+                # A stopped process takes the SIGTERM only when it continues.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     self._signal_safely(pid, signal.SIGCONT)
         return sent
 
     def _signal_safely(self, pid: int, number: int) -> None:
         if pid in self.processes:
-            # Our own child: its PID is its own until we reap it.
+            # Our own child keeps its PID until we reap it.
             os.kill(pid, number)
             return
         with spare.borrowed(), killer.held(pid) as send:
-            # The PID may have been given to somebody else since it was listed; the
-            # descriptor holds whoever has it now, so now is the time to look. Its
-            # parent may have ended since, and left it to us.
+            # The PID may have been reused since it was listed. The descriptor refers to
+            # its current holder, so we look again now. (Its parent may have ended since,
+            # and left it to us.)
             if os.getpid() not in procfs.ancestors(pid):
                 raise ProcessLookupError(f"process {pid} is not below us")
             send(number)
 
     def close(self) -> None:
-        """Leave the cgroups, and be guarded no more: when all that was started has ended."""
+        """Leave the cgroups and end the guardian, after all started processes have ended."""
         self._kills.close()
         self._starts.close()
         self.parts.close()

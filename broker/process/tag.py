@@ -1,8 +1,8 @@
 """The RLIMIT_LOCKS tag: a mark that every process inherits and a zombie keeps.
 
 The kernel stores this limit, hands it down on fork and exec and shows it, but
-has not enforced it since 2.4.25. So its value is free to say which activation
-a process came from. It is set before the process exists, by lowering our own
+has not enforced it since 2.4.25. So its value can name the activation of a
+process. It is set before the process exists, by lowering our own
 limit for good: each activation gets a lower value than the one before, soft
 and hard alike, which needs no privilege and leaves a service nothing to raise.
 
@@ -11,13 +11,13 @@ a trampoline that sets it before exec (a second exec costs more than a whole
 activation should), a soft limit alone (some daemons raise every soft limit).
 
 A value is the top of a range that belongs to its activation, so that a broker
-which runs as somebody's service can number its own activations within it.
+that is itself a service can number its own activations within that range.
 
-Every broker counts down from a value drawn at random, but among so few that tags hardly
-tell one broker from another beside it. Nobody but a broker's guardian needs to know that;
-it goes by a second mark of the same kind, RLIMIT_RSS: not enforced since 2.4.30, and a
-number of bytes so large that whoever takes it for a size (GNU sort does) is not
-held back. Each broker lowers its own to a value drawn at random, once.
+Every broker counts down from a random value, but among so few that tags hardly tell
+neighbouring brokers apart. Only a broker's guardian needs to tell them apart; it uses a
+second mark of the same kind, RLIMIT_RSS: not enforced since 2.4.30, and a number of
+bytes so large that it does not limit a program that takes it for a size (as GNU sort
+does). Each broker lowers its own to a random value, once.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ RLIMIT_LOCKS: Final = 10  # <asm-generic/resource.h>; the resource module has no
 # 2**12 in one below.
 _TOP: Final = 1 << 62  # the resource module takes no more than a signed 64-bit number
 _STRIDES: Final = (1 << 32, 1 << 12, 1)
-# A session's first tag is one of so many; the first ``_WINDOW`` of them are taken for its
-# own where nothing else is left to tell: one in 4096 others beside it has one of these.
+# How many first tags a session draws from. Where no other mark is left, the tags within
+# ``_WINDOW`` are taken for its own: one in 4096 neighbouring sessions has one of these.
 STARTS = 1 << 29
 _WINDOW: Final = 1 << 16
 
-# The same for brokers: 26 random bits tell those beside each other apart, 20 those
-# within one activation of another broker, 16 those within such a one's.
+# The same for brokers: 26 random bits tell neighbours apart, 20 those within one
+# activation of another broker, 16 those nested one deeper.
 _INSTANCES: Final = 1 << 63
 _INSTANCE_STRIDES: Final = (1 << 36, 1 << 16, 1)
 
@@ -106,16 +106,16 @@ class Tagger:
         value = self._next - self.stride
         resource.setrlimit(RLIMIT_LOCKS, (value, value))
         self._next = value
-        # The last value is nobody's: whatever is spawned from then on bears it.
+        # The last value belongs to no activation: all later spawns bear it.
         return value if value - self.stride > self._floor else None
 
     def never_saw(self, pid: int) -> bool:
-        """Whether a process has the limit that we were started with, so is not from us."""
+        """Whether a process has the limit that we were started with, so is not ours."""
         return bool(self.stride) and read(pid) == self._before
 
     @property
     def range(self) -> Range | None:
-        """Where the next tags are that will be given out, with those below them."""
+        """The range of the next tags, with those below them."""
         if not self.stride:
             return None
         low = self._floor or self._next - self.stride * _WINDOW
@@ -126,8 +126,8 @@ def draw_instance() -> Range | None:
     """Lower our RLIMIT_RSS to a value that no other broker has.
 
     Returns:
-        it and those of brokers nested in us; None if the limit is an administrator's,
-        or the system refuses.
+        it and the values of brokers nested in us; None if an administrator has set the
+        limit, or the system refuses.
     """
     try:
         soft, hard = resource.getrlimit(resource.RLIMIT_RSS)
@@ -141,7 +141,7 @@ def draw_instance() -> Range | None:
     else:
         return None
     value = top - stride * (1 + _draw(width // stride - 1))
-    # The soft limit is what is taken for a size: a lower one stays.
+    # Programs take the soft limit for a size: a lower one stays.
     soft = value if soft == resource.RLIM_INFINITY else min(soft, value)
     try:
         resource.setrlimit(resource.RLIMIT_RSS, (soft, value))
@@ -163,7 +163,7 @@ def read(pid: int, limit: int = RLIMIT_LOCKS) -> int | None:
     """The tag of a process, alive or a zombie; None if it has none, or has gone.
 
     Args:
-        limit: RLIMIT_RSS for the broker that it comes from.
+        limit: RLIMIT_RSS to read the instance of its broker instead.
     """
     try:
         _, hard = resource.prlimit(pid, limit)

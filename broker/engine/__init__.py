@@ -1,1 +1,1 @@
-"""The message bus underneath: a real one, started and driven by the broker."""
+"""The engines: real message buses, started and driven by the broker."""

@@ -1,4 +1,4 @@
-"""All that the rest of the broker may know of a message bus."""
+"""The interface of a message bus to the rest of the broker."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# In the environment of what is started as the message bus: a program of that name in
+# A variable in the environment of the bus that we start: a program of the bus's name in
 # PATH may be ourselves, by way of a script.
 ENGINE_MARK: Final = "DBUS_ACTIVATOR_ENGINE"
 # How long an engine may take to say its version or to serve its first client.
 START_TIMEOUT: Final = 20.0
-# For what an engine that has failed still has to say; one that hangs says nothing.
+# How long to wait for a failed engine's last output; one that hangs writes nothing.
 LAST_WORDS_TIMEOUT: Final = 1.0
-# A version and an address have a tenth of it; another program may print without end.
+# A version and an address have a tenth of it; a wrong program may print without end.
 MAX_PRINTED: Final = 4096
 
 
 class EngineEvents(Protocol):
-    """What an engine tells the daemon; called from within the event loop."""
+    """An engine's events for the daemon; called from within the event loop."""
 
     def activation_requested(self, name: str, token: Token) -> None:
-        """Someone wants a name that nobody owns; ``fail`` takes the token."""
+        """A client wants a name without an owner; ``fail`` takes the token."""
 
     def environment_updated(self, changes: Mapping[str, str]) -> None:
-        """A client updated the activation environment; nothing has checked it."""
+        """A client updated the activation environment; the changes are unchecked."""
 
     async def reload_requested(self) -> None:
-        """A client wants the configuration read again; DBusError: it was not."""
+        """A client wants the configuration read again; raises DBusError if that failed."""
 
     def engine_gone(self, reason: str) -> None:
-        """The bus has ended, or does not talk to us any more."""
+        """The bus has ended, or has closed its connection to us."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a configuration file says to the bus itself; by default a session bus, open to us.
+    """A configuration file's rules for the bus itself; by default a session bus, open to us.
 
     Attributes:
         kind: session or system.
-        policy: ``<policy>`` elements; without any, all is allowed on a session bus.
-        restricts: FILE:LINE of a rule that only dbus-daemon can be given; empty for none.
+        policy: ``<policy>`` elements; without any, a session bus allows everything.
+        restricts: FILE:LINE of a rule that only dbus-daemon can apply; empty for none.
         limits: by name, for dbus-daemon.
     """
 
@@ -73,11 +73,11 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """What an engine is started with.
+    """The settings of an engine.
 
     Attributes:
-        start_timeout: in seconds; after that, an engine that has a timeout of its
-            own may give an activation up. Ours is shorter.
+        start_timeout: in seconds; after that, an engine with a timeout of its own may
+            give up an activation. Our timeout is shorter.
     """
 
     program: str
@@ -93,13 +93,13 @@ class Engine(ABC):
     Attributes:
         pid: of its process; 0 before the start.
         version: as in the Engine property, such as "dbus-broker 33".
-        max_rules: how many match rules of one connection cost it nothing to speak of.
-        names_now: asked for the names that are to be activatable, by an engine that is about
-            to read them for somebody else; the whole bus stands still until it returns.
+        max_rules: how many match rules of one connection have a negligible cost.
+        names_now: returns the activatable names; called by an engine that is about to read
+            them for a client; the whole bus stands still until it returns.
     """
 
     program: ClassVar[str]
-    # What it is ended with, one after the other.
+    # The signals to end it, in order.
     stop_signals: ClassVar[Sequence[int]] = (signal.SIGTERM, signal.SIGKILL)
     max_rules: ClassVar[int]
 
@@ -116,13 +116,13 @@ class Engine(ABC):
 
     @property
     def largest_message(self) -> int:
-        """The most bytes that a message may have; it hangs up on who sends more."""
+        """The largest message in bytes; it disconnects a sender of a larger one."""
         return MAX_MESSAGE
 
     @property
     @abstractmethod
     def admits_others(self) -> bool:
-        """Whether its policy may let in other users than ours and root."""
+        """Whether its policy may admit users other than ours and root."""
 
     @abstractmethod
     async def start(self, names: Collection[str]) -> None:
@@ -130,7 +130,7 @@ class Engine(ABC):
 
         Raises:
             EngineFailed: it did not come up.
-            EngineMissing: this version of it cannot be used.
+            EngineMissing: its version cannot be used.
         """
 
     @abstractmethod
@@ -139,27 +139,27 @@ class Engine(ABC):
 
     @abstractmethod
     def fail(self, name: str, token: Token, error: DBusError) -> None:
-        """Answer those who wait for the name with an error, as well as the bus can say it."""
+        """Answer the waiting callers with an error, as far as the bus can express it."""
 
     @abstractmethod
     def dismiss(self, name: str, token: Token) -> None:
-        """The same, of a request that may be over, without harm to those that came after it."""
+        """Fail a request that may be over already, without harm to newer requests."""
 
     @property
     def lifelines(self) -> list[int]:
-        """Descriptors of ours without which the bus would end, or lose its files."""
+        """Our descriptors without which the bus would end, or lose its files."""
         return self.settings.listener.lock
 
     def stop(self) -> None:
-        """Let go of the bus, which is about to be ended."""
+        """Disconnect from the bus, which is about to be ended."""
         if self._complaints is not None:
             self._complaints.close()
 
     def _launch(self, argv: Sequence[str], fds: Mapping[int, int]) -> int:
         """Start the bus, with its diagnostics in our log rather than on our stderr.
 
-        dbus-daemon says there of each activation that it is "via systemd". It has no standard
-        output either: in the background we let go of ours, and it would keep it.
+        dbus-daemon writes there of each activation that it is "via systemd". It gets no standard
+        output either: in the background we release ours, and it would keep it open.
         """
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
@@ -190,7 +190,7 @@ class Engine(ABC):
             raise EngineFailed(f"cannot start the message bus: {e}") from e
 
     async def _failed(self, reason: str) -> EngineFailed:
-        """With what the bus said last, which is mostly why."""
+        """The error, with the bus's last line, which mostly says why."""
         said = ""
         if self._complaints is not None:
             with contextlib.suppress(TimeoutError):
@@ -200,7 +200,7 @@ class Engine(ABC):
         return EngineFailed(f"{self.version} {reason}" + (f": {said}" if said else ""))
 
     async def _read_version(self, pattern: str) -> str:
-        """The version that the program prints."""
+        """The version, as the program prints it."""
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
             self._spawn_program([self.settings.program, "--version"], {1: write})
@@ -223,7 +223,7 @@ class Engine(ABC):
 
 
 def machine_id() -> str:
-    """The host's, which clients compare with their own; a made-up one where there is none."""
+    """The host's ID, which clients compare with their own; a random one if there is none."""
     for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
         with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as file:
             text = file.read(64).strip()
@@ -233,11 +233,11 @@ def machine_id() -> str:
 
 
 class EngineLog:
-    """The diagnostics of a bus, line by line into our log.
+    """Copies a bus's diagnostics line by line into our log.
 
     Attributes:
         last: the newest line.
-        ended: set when there will be no more.
+        ended: set at the end of the output.
     """
 
     def __init__(self, fd: int, program: str) -> None:
@@ -261,7 +261,7 @@ class EngineLog:
             log.info("%s: %s", self._program, self.last)
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         if self._fd >= 0:
             asyncio.get_running_loop().remove_reader(self._fd)
             os.close(self._fd)
@@ -270,9 +270,9 @@ class EngineLog:
 
 
 async def read_pipe(fd: int, until: bytes) -> str:
-    """Text from a pipe, which is closed then, up to its end or to ``until``.
+    """Text from a pipe up to its end or to ``until``; closes the pipe.
 
-    What is longer than ``MAX_PRINTED`` is not read to its end.
+    At most ``MAX_PRINTED`` bytes are read.
 
     Raises:
         EngineFailed: neither came within ``START_TIMEOUT``.
@@ -291,7 +291,7 @@ async def read_pipe(fd: int, until: bytes) -> str:
 
     loop.add_reader(fd, on_readable)
     try:
-        # Not by asyncio.timeout, which drops what is there when the time is up: this
+        # Not by asyncio.timeout, which drops data that has arrived by the timeout: this
         # process may have stood still.
         if not (await asyncio.wait([done], timeout=START_TIMEOUT))[0]:
             raise EngineFailed("the message bus does not start")

@@ -1,4 +1,4 @@
-"""Which message bus is started."""
+"""Chooses the message bus to start."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def choose(name: str, restricts: str = "") -> tuple[type[Engine], str]:
     """The engine's class and its program's path.
 
     Args:
-        restricts: FILE:LINE of a rule that only dbus-daemon can be given; empty for none.
+        restricts: FILE:LINE of a rule that only dbus-daemon can apply; empty for none.
 
     Raises:
         EngineMissing: it is not installed; the text names the packages.
-        BadConfiguration: it cannot be given the rule.
+        BadConfiguration: it cannot apply the rule.
     """
     found, program = locate(name, restricts)
     return _engine(found), program
 
 
 def locate(name: str, restricts: str = "") -> tuple[str, str]:
-    """The engine's own name and its program's path; arguments and errors as of ``choose``."""
+    """The engine's own name and its program's path; arguments and errors as in ``choose``."""
     if ENGINE_MARK in os.environ:
         raise EngineMissing(
             "dbus-activator was started as the message bus of dbus-activator: what PATH has "
@@ -53,7 +53,7 @@ def locate(name: str, restricts: str = "") -> tuple[str, str]:
     wanted = CHOICES[1:] if name == "auto" else (name,)
     if restricts:
         wanted = ("dbus-daemon",)
-    # What is on a local disk first: another one in PATH may not answer.
+    # Programs on a local disk first: another disk in PATH may not answer.
     for here in (True, False):
         for each in wanted:
             program = _find(each, here=here)
@@ -64,7 +64,7 @@ def locate(name: str, restricts: str = "") -> tuple[str, str]:
 
 
 def _find(program: str, *, here: bool) -> str | None:
-    # Not by shutil, which is 1 MB of compressors in memory for this one call.
+    # Not by shutil, which loads 1 MB of compressors for this one call.
     for directory in os.get_exec_path():
         path = os.path.join(directory, program)
         if local.holds(path) is not here:
@@ -75,7 +75,7 @@ def _find(program: str, *, here: bool) -> str | None:
 
 
 def _is_ours(path: str) -> bool:
-    """Whether it is a link to this very program, which may stand in for dbus-daemon in PATH."""
+    """Whether it is a link to our own program, which may stand in for dbus-daemon in PATH."""
     beside = os.path.join(os.path.dirname(sys.executable), "dbus-activator")
     return any(
         os.path.isfile(each) and os.path.samefile(path, each) for each in (sys.argv[0], beside)
@@ -83,7 +83,7 @@ def _is_ours(path: str) -> bool:
 
 
 def _engine(name: str) -> type[Engine]:
-    # Imported when chosen: one of the two is never needed.
+    # Imported when chosen: the other one is never needed.
     if name == "dbus-broker":
         from broker.engine.dbus_broker import DBusBroker  # noqa: PLC0415
 

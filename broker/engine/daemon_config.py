@@ -1,4 +1,4 @@
-"""The configuration file that dbus-daemon is started with."""
+"""The configuration file for dbus-daemon."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _OPEN: Final = """\
     <allow user="root"/>
   </policy>"""
 
-# Behind a policy that forbids what it does not name: what we need for ourselves, and
-# our interface, which knows itself who may change something.
+# Appended to a policy that forbids what it does not name: our own needs, and our
+# interface, which checks its callers itself.
 _OURS: Final = """\
 <policy context="default">
     <allow send_destination="org.activation.Broker1"/>
@@ -49,7 +49,7 @@ _OURS: Final = """\
   </policy>"""
 
 
-# Of the file that is included, which says nothing.
+# The included file, which is empty.
 GATE: Final = "<busconfig/>\n"
 
 
@@ -59,7 +59,7 @@ def text(rules: Rules, listen: str, services: str, limits: Mapping[str, int], ga
     Args:
         listen: an address.
         services: the directory of descriptors.
-        gate: a file that is opened whenever this one is read, and need not be there.
+        gate: a file that is opened whenever this one is read, and need not exist.
     """
     each = (f'  <limit name="{name}">{value}</limit>' for name, value in limits.items())
     return _CONFIG.format(
@@ -73,7 +73,7 @@ def text(rules: Rules, listen: str, services: str, limits: Mapping[str, int], ga
 
 
 def policy(rules: Rules) -> str:
-    """Its policy: as we were given it and what we need ourselves, or all that is allowed."""
+    """Its policy: the given one plus our own needs, or one that allows everything."""
     if not rules.policy and rules.kind == "session":
         return _OPEN
     return "\n  ".join([*rules.policy, _OURS.format(uid=os.getuid())])

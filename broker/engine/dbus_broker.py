@@ -1,10 +1,9 @@
 """dbus-broker as the engine: we are its controller, over a socket pair.
 
 The protocol is the one between dbus-broker and its own launcher, spoken peer
-to peer: no Hello, no names. The bus ends itself, with status 0, on an answer
-that it does not expect, on a signal from us, and on an error name that it does
-not know; so everything sent here is one of the messages below, and nothing
-that arrives is answered but ReloadConfig.
+to peer: no Hello, no names. The bus exits with status 0 on an unexpected answer,
+on a signal from us, and on an unknown error name; so we send only the messages
+below, and answer only ReloadConfig.
 """
 
 from __future__ import annotations
@@ -50,8 +49,8 @@ CONTROLLER: Final = "/org/bus1/DBus/Controller"
 NAMES: Final = "/org/bus1/DBus/Name/"
 LISTENER: Final = "/org/bus1/DBus/Listener/0"
 
-# The reasons that it knows; another one ends the bus. Each gives the caller one
-# fixed text, so the nearest is chosen, and ours is on our own interface.
+# The reasons that it knows; any other ends the bus. Each gives the caller one
+# fixed text, so we choose the nearest; our own text is on our interface.
 _REASONS: Final[dict[type[DBusError], str]] = {
     ShuttingDown: "DestructiveTransaction",
     SpawnFileInvalid: "UnknownUnit",
@@ -77,10 +76,10 @@ _POLICY_32: Final = f"(a(u(bt{_RULES}))a(buu(bt{_RULES}))a(ss)bs)"
 
 
 def policy(version: int, uid: int) -> Variant:
-    """All is allowed to our own user and to root, and nobody else may connect.
+    """A policy that allows our own user and root everything, and admits no other user.
 
     Args:
-        version: from 32 on it ends with the type of the bus, for AppArmor.
+        version: from 32 on the policy ends with the type of the bus, for AppArmor.
         uid: ours. A batch for a uid replaces the default one, it is not merged.
     """
     allow: list[Any] = [True, 1, [[True, 1, True, ""]], [_ANY_MESSAGE], [_ANY_MESSAGE]]
@@ -93,12 +92,12 @@ def policy(version: int, uid: int) -> Variant:
 
 
 class _InvalidConfig(DBusError):
-    """The one error that is taken in answer to ReloadConfig; its text is dropped."""
+    """The only error that the bus accepts in answer to ReloadConfig; its text is dropped."""
 
     dbus_name = f"{BUS}Controller.Error.InvalidConfig"
 
 
-# Its own descriptors: two for events, the log's, ours, the listening one, and some to spare.
+# The bus's own descriptors: two for events, the log, ours, the listener, and some spare.
 _OWN_FDS: Final = 32
 _PIDFDS: Final = 34
 
@@ -106,15 +105,15 @@ _PIDFDS: Final = 34
 def max_fds(version: int, limit: int, uid: int) -> int:
     """How many descriptors the bus may hold for one user; each connection is charged one.
 
-    Up to version 37 it ends when its own table is full, which any client could do to
-    it by opening connections. So its quota must be used up first: then the client is
-    turned away. From version 34 on, a connection takes two places there: its socket
+    Up to version 37 the bus ends when its own table is full, and any client could fill
+    it by opening connections. So the quota must be used up first: then the client is
+    refused. From version 34 on, a connection takes two places in the table: its socket
     and a pidfd of its process.
 
     Args:
         version: of dbus-broker.
         limit: RLIMIT_NOFILE of the bus.
-        uid: ours; root may connect as well, and has as many.
+        uid: ours; root may connect as well, and gets as many.
     """
     users = 1 if uid == 0 else 2
     places = 2 if version >= _PIDFDS else 1
@@ -125,13 +124,13 @@ class DBusBroker(Engine):
     """dbus-broker, versions 30 and newer."""
 
     program = "dbus-broker"
-    max_rules = MAX_MATCHES  # it finds those that a signal matches without a look at the others
+    max_rules = MAX_MATCHES  # it finds a signal's matches without a look at the other rules
 
     def __init__(
         self, settings: EngineSettings, events: EngineEvents, spawn: Callable[[Program], Process]
     ) -> None:
         super().__init__(settings, events, spawn)
-        self._number = 0  # of its version
+        self._number = 0  # its version
         self._pair: socket.socket | None = None
         self._link: Connection | None = None
         self._paths: dict[str, str] = {}
@@ -141,7 +140,7 @@ class DBusBroker(Engine):
 
     @property
     def admits_others(self) -> bool:
-        """As the first batch of its policy says, which is everybody's; it begins with that."""
+        """As the first entry of the policy's first batch, the one for all users, says."""
         (_, (admits, *_)), *_ = policy(self._number, os.getuid()).value[0]
         return bool(admits)
 
@@ -152,7 +151,7 @@ class DBusBroker(Engine):
         ours, theirs = socket.socketpair()
         self._pair = ours
         try:
-            # Identity of the bus for its clients is whoever made the pair: us.
+            # The bus's identity for its clients is that of the pair's maker: us.
             self.pid = self._launch(
                 [
                     self.settings.program,
@@ -214,7 +213,7 @@ class DBusBroker(Engine):
             self._count += 1
             path = f"{NAMES}{self._count}"
             self._names[name], self._paths[path] = path, name
-            # The uid is whom queued messages are charged to; -1 is nobody's quota.
+            # Queued messages are charged to the uid; -1 is charged to no user.
             calls.append(self._send(BROKER, "Broker", "AddName", "osu", [path, name, 0xFFFFFFFF]))
         for answer in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(answer, RemoteError):
@@ -229,10 +228,10 @@ class DBusBroker(Engine):
         return await self._controller.call_message(message, timeout=START_TIMEOUT)
 
     def fail(self, name: str, token: Token, error: DBusError) -> None:
-        """Name.Reset; one for an activation that is over does nothing."""
+        """Send Name.Reset, which does nothing for an activation that is over."""
         path = self._names.get(name)
         if path is None:
-            return  # released in the meantime, which failed it as well
+            return  # released in the meantime, which has failed it as well
         message = _call(path, "Name", "Reset", "ts", [token, reason(type(error))])
 
         def on_reply(reply: Message | DBusError) -> None:
@@ -242,12 +241,12 @@ class DBusBroker(Engine):
         self._controller.request(message, on_reply)
 
     def dismiss(self, name: str, token: Token) -> None:
-        """Name.Reset as well: the serial says which request is meant."""
+        """Send Name.Reset as well: the serial identifies the request."""
         self.fail(name, token, SpawnFailed(f"{name} was owned for a moment"))
 
     @property
     def lifelines(self) -> list[int]:
-        """Ours, and the controller's end: without a controller it ends."""
+        """Ours, and our end of the controller's connection: without it the bus ends."""
         return [*super().lifelines, *([self._pair.fileno()] if self._pair else [])]
 
     def stop(self) -> None:
@@ -262,7 +261,7 @@ class DBusBroker(Engine):
         assert self._link is not None
         return self._link
 
-    # -- what it says ----------------------------------------------------------
+    # -- its messages ----------------------------------------------------------
 
     def _on_closed(self) -> None:
         self.events.engine_gone(f"{self.version} closed its controller's connection")
@@ -290,11 +289,11 @@ class DBusBroker(Engine):
         try:
             await self.events.reload_requested()
         except DBusError as e:
-            if not isinstance(e, ShuttingDown):  # then nobody needs it any more
+            if not isinstance(e, ShuttingDown):  # at shutdown a reload is of no use
                 log.error("the configuration was not reloaded: %s", e)
             self._controller.reply_error(call, _InvalidConfig())
         except Exception:
-            # Whoever called would wait for ever; that it is a fault, the loop's handler says.
+            # Else the caller would wait for ever; the loop's handler logs the fault.
             self._controller.reply_error(call, _InvalidConfig())
             raise
         else:
@@ -302,7 +301,7 @@ class DBusBroker(Engine):
 
 
 def limits(version: int) -> list[str]:
-    """Its options for these; all of them are cut to 32 bits."""
+    """Its options for the limits; it cuts all values to 32 bits."""
     _, limit = file_limit()
     return [
         "--max-bytes=1000000000",

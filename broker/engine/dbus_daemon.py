@@ -1,13 +1,13 @@
 """dbus-daemon as the engine: it takes us for systemd.
 
-With ``--systemd-activation`` it does not start services whose file names a
-``SystemdService``, but asks the owner of ``org.freedesktop.systemd1`` to. So
-it is started on a directory of files made here, one for each activatable name,
-and we own that name on a connection that serves nothing else. A failure goes
-back with an error name and text of ours, which its callers see.
+With ``--systemd-activation`` it does not start a service whose file has a
+``SystemdService``, but asks the owner of ``org.freedesktop.systemd1`` to do so.
+So it is started on a directory of files made here, one for each activatable name,
+and we own systemd's name on a connection that serves nothing else. A failure goes
+back with our own error name and text, which its callers see.
 
-It aborts on an error name that is not valid and crashes on an answer of
-another signature: both are impossible below.
+It aborts on an invalid error name and crashes on an answer with another signature:
+both are impossible below.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ SYSTEMD_PATH: Final = "/org/freedesktop/systemd1"
 ACTIVATOR: Final = "org.freedesktop.systemd1.Activator"
 MANAGER: Final = "org.freedesktop.systemd1.Manager"
 
-# Its limits are of this type; another value would keep it from starting.
+# Its limits are ints; it would not start with a larger value.
 _INT_MAX: Final = 2**31 - 1
 # The limits of dbus-daemon's own session.conf, where they differ from its
-# built-in ones for a system bus: one user's session is not protected from itself.
+# built-in ones for a system bus: one user's session needs no protection from itself.
 _LIMITS: Final = {
     "max_incoming_bytes": 1_000_000_000,
     "max_incoming_unix_fds": 250_000_000,
@@ -80,7 +80,7 @@ _LIMITS: Final = {
     "max_match_rules_per_connection": 50_000,
     "max_replies_per_connection": 50_000,
 }
-# Those that are built in, of the limits that its table of descriptors may lower.
+# The built-in values of the limits that its table of descriptors may lower.
 _BUILT_IN: Final = {
     "max_completed_connections": 2048,
     "max_incomplete_connections": 64,
@@ -89,22 +89,22 @@ _BUILT_IN: Final = {
 _BUILT_IN_RULES: Final = 512
 # The built-in max_message_size, in bytes (bus/config-parser.c).
 _BUILT_IN_MESSAGE: Final = 32 << 20
-# Any question of ours to the bus, and any error with its text, has less.
+# Any question of ours to the bus, and any error with its text, is smaller.
 _LEAST_MESSAGE: Final = 8 << 10
-# Places in that table: of its own, and of each connection from version 1.15 on, the
+# Places in that table: its own, and from version 1.15 on those of each connection: the
 # socket and four or five pidfds of the same process.
 _OWN_FDS: Final = 24
 _PIDFDS: Final = (1, 15)
 _PLACES: Final = 6
-# Of connections, which are its clients' alone: ours (names, objects, activations) come on top.
+# Limits of connections that count clients' alone: ours (names, objects, activations) are extra.
 _COUNTING: Final = {"max_completed_connections", "max_connections_per_user"}
 _OWN_CONNECTIONS: Final = 3
-# Connections without which there is no session, one of them still to say who it is.
+# The least connections for a session, one of them not authenticated yet.
 _LEAST: Final = 5
 
-# Of what is not whole yet, in a directory that is watched.
+# The suffix of incomplete files, since the bus watches their directory.
 _UNFINISHED: Final = ".new"
-# <linux/limits.h>: of a file's name, in bytes.
+# <linux/limits.h>: the longest file name, in bytes.
 _NAME_MAX: Final = 255
 
 # Without --systemd-activation it would run the Exec and say "exited with status 1".
@@ -117,16 +117,16 @@ SystemdService={name}
 
 
 def connections(table: int) -> dict[str, int]:
-    """Its limits of connections that it has places for.
+    """Its limits of connections, for which its table has places.
 
-    Versions 1.15 and 1.16 hang for ever when their table is full: they take a descriptor
-    that cannot be copied for a shortage of memory, and wait until there is some.
+    Versions 1.15 and 1.16 hang for ever when their table is full: they mistake the failure
+    to copy a descriptor for a shortage of memory, and wait for its end.
 
     Args:
         table: RLIMIT_NOFILE of the bus.
 
     Raises:
-        EngineFailed: there is no room for us, a service and its client.
+        EngineFailed: it has no room for us, a service and its client.
     """
     room = (table - _OWN_FDS) // _PLACES
     if room < _LEAST:
@@ -147,41 +147,41 @@ class DBusDaemon(Engine):
     """The reference implementation's message bus."""
 
     program = "dbus-daemon"
-    # SIGTERM would have it remove what is at its socket's path, another bus's too.
+    # On SIGTERM it would remove the file at its socket's path, even another bus's.
     stop_signals = (signal.SIGKILL,)
-    # It compares each with every change of a name, also with ":1.5": some 0.5 µs, eight
-    # times for a client that calls and goes.
+    # It compares each rule with every change of a name, also of ":1.5": some 0.5 µs, eight
+    # times for each short-lived client.
     max_rules = 64
 
     def __init__(
         self, settings: EngineSettings, events: EngineEvents, spawn: Callable[[Program], Process]
     ) -> None:
         super().__init__(settings, events, spawn)
-        self._number = (0, 0)  # of its version
+        self._number = (0, 0)  # its version
         self._directory: LockedDirectory | None = None
         self._services = ""
         self._config = ""
         self._gated = ""
-        self._names: dict[str, str] = {}  # with the files that tell them
+        self._names: dict[str, str] = {}  # each with its descriptor file
         self._count = itertools.count(1)
         self._tokens = itertools.count(1)
         self._link: LastingConnection | None = None
         self._gate: Gate | None = None
-        self._unsent: list[Message] = []  # while it is lost
+        self._unsent: list[Message] = []  # queued while the connection is lost
         self._reload_task: asyncio.Task[None] | None = None
         self._reload_again = False
 
     @property
     def largest_message(self) -> int:
-        """As it is configured."""
+        """As configured."""
         return min(self._limits.get("max_message_size", _BUILT_IN_MESSAGE), MAX_MESSAGE)
 
     @property
     def admits_others(self) -> bool:
-        """If a rule names somebody but root; on a system bus that is the rule.
+        """Whether a rule names a user other than root; always so for a system bus.
 
-        It lets in whoever any rule lets in: which of them counts in the end, and whether a
-        name is ours, is not looked at.
+        Any rule that allows counts: neither the order of the rules nor our own user's name is
+        looked at.
         """
         rules = ET.fromstring(f"<busconfig>{daemon_config.policy(self.settings.rules)}</busconfig>")  # noqa: S314
         return self.settings.rules.kind == "system" or any(
@@ -192,7 +192,7 @@ class DBusDaemon(Engine):
     @property
     def _limits(self) -> dict[str, int]:
         rules = self.settings.rules
-        # A system bus has the limits that are built in, where it is not told others.
+        # A system bus keeps the built-in limits, unless it is given others.
         return {**_LIMITS, **rules.limits} if rules.kind == "session" else dict(rules.limits)
 
     async def start(self, names: Collection[str]) -> None:
@@ -251,7 +251,7 @@ class DBusDaemon(Engine):
             for name, most in connections(table).items():
                 limits[name] = min(limits.get(name, _BUILT_IN[name]), most)
         listener = self.settings.listener
-        # systemd: is its address for a socket that it is given.
+        # "systemd:" is its address for a passed socket.
         listen = "systemd:" if listener.sock else str(listener.address)
         with open(self._config, "w", encoding="utf-8") as file:
             file.write(daemon_config.text(rules, listen, self._services, limits, self._gated))
@@ -269,16 +269,16 @@ class DBusDaemon(Engine):
         sock = self.settings.listener.sock
         if sock is None:
             return self._launch(argv, {4: print_fd})
-        # LISTEN_PID must be its PID, which only a process that becomes it can know.
+        # LISTEN_PID must be its PID, known only to the process that executes it.
         argv = ["/bin/sh", "-c", 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"', "sh", *argv]
         return self._launch(argv, {3: sock.fileno(), 4: print_fd})
 
     async def _take_systemd(self, link: Connection) -> None:
-        # The handler first: what was queued for the name comes before the answer.
+        # The handler first: messages queued for the name come before the answer.
         link.on_message = partial(self._on_message, link)
         rule = f"type='signal',sender='{DRIVER}',member='ActivatableServicesChanged'"
         await link.call_bus("AddMatch", "s", [rule])
-        # What is asked for while nobody owns the name is kept for its next owner.
+        # Requests that arrive while the name has no owner are kept for the next one.
         first = self._link is None
         flags = DO_NOT_QUEUE if first else 0
         (answer,) = await link.call_bus("RequestName", "su", [SYSTEMD, flags])
@@ -288,12 +288,12 @@ class DBusDaemon(Engine):
                 link.send(each)
             return
         if first:
-            # A client that was on the socket before us, which somebody passed.
+            # A client connected before us, through a socket that was passed to us.
             raise EngineFailed(f"somebody else owns {SYSTEMD} already")
         log.error("somebody else owns %s: nothing is activated before it is ours again", SYSTEMD)
 
     async def set_names(self, names: Collection[str]) -> None:
-        """Write and remove files, then ReloadConfig, which returns when they are known."""
+        """Write and remove files, then call ReloadConfig, which returns when they are known."""
         wanted = frozenset(names)
         if wanted != self._names.keys():
             assert self._link is not None
@@ -301,12 +301,12 @@ class DBusDaemon(Engine):
             await self._link.call_bus("ReloadConfig")
 
     def _on_reading(self) -> None:
-        """It reads its configuration, and stands still meanwhile.
+        """Update the files: the bus is reading its configuration, and stands still meanwhile.
 
-        It answers a client's ReloadConfig itself, and would do so before we had heard of it:
-        the names must be there when it looks. (Rejected: its own look at the true
-        directories, since it would start what it finds there; a FIFO among the descriptors,
-        which would hold it up at each call for a name that it does not know.)
+        It answers a client's ReloadConfig itself, before we could hear of it: the names must
+        be there when it looks. (Rejected: to let it read the true directories, since it would
+        start the services found there itself; a FIFO among the descriptors, which would hold
+        it up at each call for an unknown name.)
         """
         if self.names_now is None:
             return
@@ -327,7 +327,7 @@ class DBusDaemon(Engine):
             with umask(0o077):
                 self._write_services(wanted)
         except OSError as e:
-            # Whoever cleans up /tmp may have taken the directory, or the disk is full.
+            # A cleaner of /tmp may have removed the directory, or the disk is full.
             what = e.filename or self._services
             raise NotReloaded(f"cannot write {what}: {e.strerror}") from e
 
@@ -342,12 +342,12 @@ class DBusDaemon(Engine):
             self._names[name] = path
 
     def _file(self, name: str) -> str:
-        # Any file will do. A name may be as long as a file's, and is never a number.
+        # Any file name will do. A bus name may be as long as a file's, and is never a number.
         fits = len(f"{name}.service{_UNFINISHED}") <= _NAME_MAX
         return os.path.join(self._services, f"{name if fits else next(self._count)}.service")
 
     def fail(self, name: str, token: Token, error: DBusError) -> None:
-        """ActivationFailure, with the error that the callers get."""
+        """Send ActivationFailure, with the error for the callers."""
         del token  # it has no serials: a name is either wanted or not
         failure = Message(
             message_type=MessageType.SIGNAL,
@@ -356,7 +356,7 @@ class DBusDaemon(Engine):
             interface=ACTIVATOR,
             member="ActivationFailure",
             signature="sss",
-            # A NUL would make it take us for hostile, and hang up.
+            # On a NUL it would take us for hostile, and disconnect us.
             body=[name, error.dbus_name, bounded(str(error)).replace("\0", "\\0")],
         )
         assert self._link is not None
@@ -366,7 +366,7 @@ class DBusDaemon(Engine):
             self._unsent.append(failure)
 
     def dismiss(self, name: str, token: Token) -> None:
-        """Nothing: it could be taken for a newer one's failure, and the bus has a timeout."""
+        """Do nothing: a failure could hit a newer request, and the bus has a timeout."""
 
     @property
     def lifelines(self) -> list[int]:
@@ -374,7 +374,7 @@ class DBusDaemon(Engine):
         return [*super().lifelines, *([self._directory.fd] if self._directory else [])]
 
     def stop(self) -> None:
-        """Let go of the bus and remove its files."""
+        """Disconnect from the bus and remove its files."""
         super().stop()
         if self._gate is not None:
             self._gate.close()
@@ -386,13 +386,13 @@ class DBusDaemon(Engine):
             except OSError as e:
                 log.warning("%s is left: %s", self._directory.path, e.strerror)
 
-    # -- what it says ----------------------------------------------------------
+    # -- its messages ----------------------------------------------------------
 
     def _on_message(self, link: Connection, message: Message) -> None:
         from_driver = message.sender == DRIVER
         if message.message_type is MessageType.METHOD_CALL:
             if from_driver and (message.interface, message.member) == (MANAGER, "SetEnvironment"):
-                # "K=V" each, made of a client's a{ss}: a key with "=" in it cannot be told.
+                # "K=V" each, made from a client's a{ss}: a "=" within the key is not recognisable.
                 pairs = (entry.partition("=") for entry in message.body[0])
                 self.events.environment_updated({key: value for key, _, value in pairs})
             else:
@@ -401,7 +401,7 @@ class DBusDaemon(Engine):
             ACTIVATOR,
             "ActivationRequest",
         ):
-            # Of a name that has been taken back since, too: nobody else would end its wait.
+            # Also for a name that we have removed since: only we can end its caller's wait.
             self.events.activation_requested(message.body[0], next(self._tokens))
         elif from_driver and message.member == "ActivatableServicesChanged":
             self._reload_again = True
@@ -409,19 +409,19 @@ class DBusDaemon(Engine):
                 self._reload_task = asyncio.get_running_loop().create_task(self._reload())
 
     async def _reload(self) -> None:
-        """A client may have called ReloadConfig, or it was our own set_names: look."""
+        """Reload: either a client has called ReloadConfig, or it was our own set_names."""
         while self._reload_again:
             self._reload_again = False
             try:
                 await self.events.reload_requested()
             except ShuttingDown:
-                pass  # nobody needs it any more
+                pass  # at shutdown a reload is of no use
             except DBusError as e:
                 log.warning("the configuration was not reloaded: %s", e)
 
 
 def _refuse(link: Connection, call: Message) -> None:
-    """A client that looks for systemd here is told at once that it is none."""
+    """Tell a client that looks for systemd at once that we are not systemd."""
     error: DBusError = UnknownObject("systemd is not running on this bus")
     if call.path == SYSTEMD_PATH:
         error = UnknownMethod(f"{SYSTEMD} is only here to be handed activations")

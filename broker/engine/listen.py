@@ -1,4 +1,4 @@
-"""Where the bus listens: an address of the user's, or a socket that we were given."""
+"""The bus's listening socket: at an address of the user's, or passed to us."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# struct sockaddr_un: sun_path has 108 bytes, one of them for the NUL.
+# struct sockaddr_un: sun_path has 108 bytes, including the NUL.
 _MAX_PATH: Final = 107
 _BACKLOG: Final = 4096
-# So often a new directory may be swept before it is locked.
+# How often a new directory may be swept before we have locked it.
 _TRIES: Final = 16
-# Of a private directory's parent, which leaves room in a socket's path.
+# The longest parent of a private directory that leaves room in a socket's path.
 _MAX_PARENT: Final = 70
-# Not those of versions that have no lock on them: they had 12 digits.
+# Not the directories of old versions, which do not lock them: these had 12 digits.
 _PRIVATE: Final = re.compile("dbus-activator-[0-9a-f]{16}")
 
 
 @dataclass(slots=True)
 class Listener:
-    """An address to listen on, or a socket that does already.
+    """An address to listen on, or a listening socket.
 
     Attributes:
         address: of one Unix socket, without guid.
-        sock: given by whoever started us; None if the engine makes its own.
+        sock: passed by our starter; None if the engine makes its own.
     """
 
     address: Address
@@ -55,7 +55,7 @@ class Listener:
         """A listening socket; not blocking, as dbus-broker needs it.
 
         Raises:
-            PermissionRefused, BadConfiguration: the address cannot be had.
+            PermissionRefused, BadConfiguration: the address cannot be used.
         """
         if self.sock is not None:
             self.sock.setblocking(False)
@@ -64,7 +64,7 @@ class Listener:
         assert name is not None
         sock = socket.socket(socket.AF_UNIX)
         try:
-            # Connecting takes write permission, which we might not have ourselves.
+            # Connecting needs write permission, which we might lack ourselves.
             with usable_umask():
                 sock.bind(name)
             sock.listen(_BACKLOG)
@@ -76,21 +76,21 @@ class Listener:
         return sock
 
     def bound(self) -> None:
-        """The socket that is there now is ours."""
+        """Note that the socket at the address is ours now."""
         name = self.address.socket_name()
         if self.sock is None and name and not name.startswith("\0"):
             self._file = file_id(name)
 
     @property
     def lock(self) -> list[int]:
-        """The descriptor that holds our directory, if it was made for the socket."""
+        """The descriptor that locks our directory, if it was made for the socket."""
         return [self._private.fd] if self._private else []
 
     def close(self) -> None:
         """Remove the socket's file, and the directory if it was made for it."""
         name = self.address.socket_name()
         if name and self._file is not None and file_id(name) == self._file:
-            # Not that of another broker, which has the path by now.
+            # Not that of another broker, which may have the path by now.
             _unlink(name)
         if self._private:
             with contextlib.suppress(FileNotFoundError):
@@ -101,7 +101,7 @@ def from_descriptor(fd: int) -> Listener:
     """The socket that LISTEN_FDS passed.
 
     Raises:
-        BadConfiguration: it is no listening Unix stream socket.
+        BadConfiguration: it is not a listening Unix stream socket.
     """
     try:
         sock = socket.socket(fileno=fd)
@@ -122,14 +122,14 @@ def from_descriptor(fd: int) -> Listener:
 
 
 def from_option(text: str, where: str = "--address") -> Listener:
-    """What ``--address`` says: unix:path=, unix:abstract=, unix:dir=, tmpdir= or runtime=yes.
+    """A listener for ``--address``: unix:path=, unix:abstract=, unix:dir=, tmpdir= or runtime=yes.
 
     Args:
-        where: what says it, for messages.
+        where: the source of the text, for messages.
 
     Raises:
-        BadConfiguration: it says something else, or the address is in use.
-        PermissionRefused: it may not be used.
+        BadConfiguration: the address has another form, or is in use.
+        PermissionRefused: the address may not be used.
     """
     try:
         entries = addresses.parse(text)
@@ -156,7 +156,7 @@ def private(environ: Mapping[str, str]) -> Listener:
     """A socket in a directory of its own that only we can enter.
 
     Raises:
-        PermissionRefused: there is no place for it.
+        PermissionRefused: no directory can be made.
     """
     directory = private_directory(environ)
     path = os.path.join(directory.path, "bus")
@@ -166,9 +166,9 @@ def private(environ: Mapping[str, str]) -> Listener:
 def private_directory(environ: Mapping[str, str]) -> LockedDirectory:
     """A new directory that only we can enter, and that is ours as long as we live.
 
-    In XDG_RUNTIME_DIR where that is ours, or root's, else in /tmp: TMPDIR may be deep, and
-    a socket's path has 107 bytes. (Not by tempfile, which is 1 MB in memory for
-    this one call.)
+    In XDG_RUNTIME_DIR if that is ours or root's, else in /tmp: TMPDIR may be deep, and
+    a socket's path has 107 bytes. (Not by tempfile, which takes 1 MB of memory for this
+    one call.)
 
     Raises:
         PermissionRefused: neither can be written.
@@ -181,27 +181,27 @@ def private_directory(environ: Mapping[str, str]) -> LockedDirectory:
                 try:
                     return LockedDirectory(path)
                 except (FileNotFoundError, BlockingIOError) as e:
-                    # Another broker's sweep was between its making and our lock.
+                    # Another broker swept it before our lock.
                     reason = f"{path}: {e.strerror}"
-                except OSError as e:  # a full disk; the other may be on another
+                except OSError as e:  # a full disk; the other place may be on another disk
                     reason = f"{path}: {e.strerror}"
                     break
     raise PermissionRefused(f"no directory for the bus: {reason}")
 
 
 def sweep_directories(environ: Mapping[str, str]) -> None:
-    """Remove the private directories of brokers that are dead."""
+    """Remove the private directories of dead brokers."""
     for parent in _parents(environ):
         locked.sweep(parent, _PRIVATE)
 
 
 def _parents(environ: Mapping[str, str]) -> list[str]:
     runtime = runtime_directory(environ)
-    # After su or sudo it may be another user's, who could not remove what we leave in it.
-    # Root's is one for all, as in a container that has /tmp for it.
+    # After su or sudo it may belong to a user that cannot remove our leftovers. If it is
+    # root's, it is shared by all, as in a container that uses /tmp for it.
     usable = runtime if _owner(runtime) in (0, os.geteuid()) else ""
     places = (usable, "/tmp")  # noqa: S108 - see LockedDirectory
-    # dbus-daemon's file names it, and XML holds no bytes that are no text.
+    # dbus-daemon's configuration names it, and XML cannot hold bytes that are not text.
     return [
         each
         for each in places
@@ -210,7 +210,7 @@ def _parents(environ: Mapping[str, str]) -> list[str]:
 
 
 def file_id(path: str) -> tuple[int, int] | None:
-    """Which file it is, by device and inode; None if there is none."""
+    """The device and inode of a file; None if there is none."""
     with contextlib.suppress(OSError):
         about = os.lstat(path)
         return about.st_dev, about.st_ino
@@ -242,7 +242,7 @@ def _in_runtime_directory(directory: str) -> Address:
 
     Raises:
         PermissionRefused: it is another user's, whose programs would find our bus there, and
-            are not let in.
+            be refused.
     """
     owner = _owner(directory)
     if owner not in (None, os.geteuid()):
@@ -254,7 +254,7 @@ def _in_runtime_directory(directory: str) -> Address:
 
 
 def _owner(directory: str) -> int | None:
-    """The uid of a directory's owner; None if it cannot be told, as where there is none."""
+    """The uid of a directory's owner; None if unknown, as for a missing directory."""
     try:
         return os.stat(directory).st_uid
     except OSError:
@@ -262,16 +262,16 @@ def _owner(directory: str) -> int | None:
 
 
 def _check_free(address: Address, where: str) -> None:
-    """Refuse an address that somebody serves; remove a socket that nobody does.
+    """Refuse an address that is in use; remove a dead socket.
 
-    dbus-daemon would take the path from a living bus without a word.
+    dbus-daemon would silently take the path from a living bus.
     """
     name = address.socket_name()
     assert name is not None
     if len(os.fsencode(name)) > _MAX_PATH:
         raise BadConfiguration(f"{where}: longer than {_MAX_PATH} bytes: {address}")
     probe = socket.socket(socket.AF_UNIX)
-    probe.setblocking(False)  # a full queue is somebody's who hangs, not one to wait in
+    probe.setblocking(False)  # a full queue means a hanging server: do not wait in it
     try:
         probe.connect(name)
     except ConnectionRefusedError:

@@ -109,7 +109,7 @@ def _check_stale(path: str, data: bytes, own: Collection[int]) -> None:
         log.warning("the PID file %s is taken over: process %d has gone", path, pid)
         return
     about = procfs.stat(pid)
-    if about is None or about.comm in _BUSES:  # None: another user's, who hides it (hidepid)
+    if about is None or about.comm in _BUSES:  # None: another user's, hidden by hidepid
         raise _running(path)
     name = printable(about.comm)
     log.warning("the PID file %s is taken over: process %d is no bus, but %s", path, pid, name)

@@ -96,7 +96,7 @@ class Tagger:
             self.stride = 0
 
     def advance(self) -> int | None:
-        """Set our limit to the next value, which what is spawned now inherits.
+        """Set our limit to the next value, which new processes inherit.
 
         Returns:
             the value; None if there is none left.

@@ -2,17 +2,17 @@
 
 There are two kinds, and the type says which:
 
-- An ``DBusError`` is expected: an activation fails, a name is unknown, an
+- A ``DBusError`` is expected: an activation fails, a name is unknown, an
   argument is wrong. Its caller must match it; on the bus it becomes the error
   reply that the class names. It never ends the program.
 - A ``Fault`` is not: no engine is installed, the engine died, the kernel
-  refuses what the broker cannot do without. It passes through everything and
+  refuses a feature that the broker needs. Nothing catches it on its way: it
   ends the program with its ``exit_status`` (LSB's codes for daemons) and its
   text on stderr.
 
-Any other exception is a mistake of ours. Out of a method call it costs that call
-(``bus.objects``), out of a signal that signal (``api.publisher``); elsewhere it becomes
-``Broken``, and so does one that leaves a service's state half changed.
+Any other exception is a bug of ours. In a method call, only that call fails
+(``bus.objects``). In a signal, only that signal is lost (``api.publisher``). Anywhere
+else it becomes ``Broken``, as it does if it leaves a service's state half changed.
 """
 
 from __future__ import annotations
@@ -120,13 +120,13 @@ class PropertyReadOnly(DBusError):
 
 
 class NoSuchProcess(DBusError):
-    """No process with this PID is, or was lately, the broker's."""
+    """The broker has no process with this PID, and had none lately."""
 
     dbus_name = OWN + "NoSuchProcess"
 
 
 class NotRunning(DBusError):
-    """The service has no process of the broker's to stop or to signal."""
+    """The service has no process that the broker could stop or signal."""
 
     dbus_name = OWN + "NotRunning"
 
@@ -144,7 +144,7 @@ class StartLimitHit(DBusError):
 
 
 class ShuttingDown(DBusError):
-    """The broker is ending and starts nothing any more."""
+    """The broker is shutting down and starts no more services."""
 
     dbus_name = OWN + "ShuttingDown"
 
@@ -156,7 +156,7 @@ class Disconnected(DBusError):
 
 
 class NoBroker(DBusError):
-    """There is no dbus-activator on the bus that was asked."""
+    """No dbus-activator runs on the bus."""
 
     dbus_name = FDO + "ServiceUnknown"
 
@@ -168,13 +168,13 @@ class ProxyDenied(DBusError):
 
 
 class NoReply(DBusError):
-    """No answer came in the time that the caller gave."""
+    """No answer came within the caller's timeout."""
 
     dbus_name = FDO + "NoReply"
 
 
 class NotUnderstood(DBusError):
-    """What came from the broker is not what its interface promises; the text says what."""
+    """A message of the broker's violates its interface; the text says how."""
 
     dbus_name = FDO + "InconsistentMessage"
 
@@ -182,8 +182,8 @@ class NotUnderstood(DBusError):
 class RemoteError(DBusError):
     """A peer answered a call with an error.
 
-    ``name`` is the D-Bus name that it gave, ``sender`` who answered: the bus itself
-    answers for a name that nobody owns.
+    ``name`` is the error's D-Bus name, ``sender`` the peer's unique name. For a name
+    without an owner, the bus itself answers.
     """
 
     def __init__(self, name: str, text: str, sender: str = "") -> None:
@@ -205,11 +205,11 @@ class DescriptorError(DBusError):
 
 
 class NotReloaded(DBusError):
-    """Descriptors cannot be read again now, or the bus cannot be told of them."""
+    """The descriptors cannot be reread now, or not be passed on to the bus."""
 
 
 class Fault(Exception):
-    """What the broker cannot go on after; ``exit_status`` is the program's."""
+    """A failure that ends the broker; ``exit_status`` is the program's."""
 
     exit_status: ClassVar[int] = 1
 
@@ -221,7 +221,7 @@ class BadConfiguration(Fault):
 
 
 class PermissionRefused(Fault):
-    """The system does not let this user do what was asked (LSB 4)."""
+    """The system denies this user the operation (LSB 4)."""
 
     exit_status = 4
 
@@ -237,16 +237,16 @@ class EngineFailed(Fault):
 
 
 class KernelRefused(Fault):
-    """The kernel lacks, or refuses, what supervision is built on."""
+    """The kernel lacks, or refuses, a feature that supervision needs."""
 
 
 class Broken(Fault):
-    """What all else stands on failed half-way: reaping, a service's rules, the link to the bus.
+    """An essential part failed half-way: reaping, a service's rules, the link to the bus.
 
-    What is known of services need not be true any more. The fault itself is its cause, and
-    its traceback is in the log.
+    The recorded state of services may be wrong from here on. ``__cause__`` is the original
+    exception, and its traceback is in the log.
     """
 
 
 class OutputRefused(Fault):
-    """Standard output takes no more: the disk is full, the terminal has gone."""
+    """Standard output takes no more: the disk is full, or the terminal closed."""

@@ -1,1 +1,1 @@
-"""What can be started: descriptor files, their directories, and which one wins."""
+"""The activatable services: descriptor files, their directories, and their precedence."""

@@ -1,4 +1,4 @@
-"""dbus-daemon's configuration file (``busconfig``): what of it concerns whoever starts the bus."""
+"""dbus-daemon's configuration file (``busconfig``): the settings that a launcher needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .catalog import Directory, standard_directories, standard_system_directorie
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# Elements that are for a daemon that drops privileges, or that the engines decide themselves.
+# Elements for a daemon that drops privileges, and settings that the engines decide themselves.
 _IGNORED: Final = {
     "allow_anonymous",
     "apparmor",
@@ -38,7 +38,7 @@ _WITH_TEXT: Final = {
     "user",
 }
 _KINDS: Final = ("session", "system")
-# dbus-daemon ends on another attribute, or another limit; it does not say whose file it was.
+# dbus-daemon exits on any other attribute or limit, and does not name the file.
 _POLICY_ATTRIBUTES: Final = ("context", "user", "group", "at_console")
 _CONTEXTS: Final = ("default", "mandatory")
 _RULE_ATTRIBUTES: Final = {
@@ -91,26 +91,26 @@ _LIMITS: Final = {
     "service_start_timeout",
 }
 _LARGEST_LIMIT: Final = 2**31 - 1
-# What makes a bus as open as our own policy does: dbus-daemon begins with all forbidden.
+# The rules that make a bus as open as our own policy: dbus-daemon forbids everything by default.
 _OPEN: Final = {"own", "send", "receive"}
-# Files that include each other twice, each twice, would be read until the end of time.
+# Files that each include the other twice would be read practically for ever.
 _MOST_FILES: Final = 1000
 _DEEPEST: Final = 30
 
 
 @dataclass(slots=True)
 class BusConfig:
-    """What a file and those that it includes say, in the order of the text.
+    """The settings of a file and its includes, in the order of the text.
 
     Attributes:
-        kind: ``session`` or ``system``, from ``<type>``; empty if it does not say.
+        kind: ``session`` or ``system``, from ``<type>``; empty without one.
         listen: addresses, each with FILE:LINE.
         pidfile: an absolute path, or empty.
         policy: ``<policy>`` elements as text, for dbus-daemon.
-        restricts: FILE:LINE of the first rule that forbids something, or lets others in:
-            dbus-broker is not given those. Empty for none.
+        restricts: FILE:LINE of the first rule that forbids something, or lets other users in:
+            dbus-broker is not given such rules. Empty for none.
         limits: by name, in dbus-daemon's units.
-        problems: what was not understood, FILE:LINE first; it costs itself alone.
+        problems: elements that were skipped as unknown or invalid, FILE:LINE first.
     """
 
     kind: str = ""
@@ -131,7 +131,7 @@ def load(path: str, environ: Mapping[str, str]) -> BusConfig:
         environ: for the standard directories.
 
     Raises:
-        BadConfiguration: it, or a file that it needs, cannot be read or is no such file.
+        BadConfiguration: the file, or a required include, cannot be read or is not a busconfig.
     """
     reading = _Reading(environ)
     _File(os.path.abspath(path), reading, "", ()).read()
@@ -143,7 +143,7 @@ def load(path: str, environ: Mapping[str, str]) -> BusConfig:
 
 @dataclass(slots=True)
 class _Reading:
-    """What the files have in common."""
+    """State shared by a file and its includes."""
 
     environ: Mapping[str, str]
     found: BusConfig = field(default_factory=BusConfig)
@@ -153,14 +153,14 @@ class _Reading:
 
 
 class _File:
-    """One file; ``why`` is where it is included, ``including`` are the files that led here."""
+    """One file; ``why`` is the place of its include, ``including`` the chain of files to it."""
 
     def __init__(self, path: str, reading: _Reading, why: str, including: tuple[str, ...]) -> None:
         self._path = path
         self._reading = reading
         self._found = reading.found
         self._why = why
-        # Resolved, since by way of links a file has names without end.
+        # Resolved, since symbolic links give a file any number of names.
         self._including = (*including, os.path.realpath(path))
         self._parser = expat.ParserCreate()
         self._parser.buffer_text = True
@@ -172,7 +172,7 @@ class _File:
         self._rules: list[str] = []
 
     def read(self) -> None:
-        """Take in all of the file.
+        """Read the whole file.
 
         Raises:
             BadConfiguration: as ``load``.
@@ -193,7 +193,7 @@ class _File:
         except expat.ExpatError as e:
             raise BadConfiguration(f"{self._where(e.lineno)}: {expat.ErrorString(e.code)}") from e
         except (LookupError, ValueError) as e:
-            # Of the encoding that it declares.
+            # From the encoding that the file declares.
             raise BadConfiguration(f"{self._where(1)}: {printable(str(e))}") from e
 
     def _where(self, line: int) -> str:
@@ -203,13 +203,13 @@ class _File:
         self._found.problems.append(f"{self._where(line)}: {text}")
 
     def _refuse(self, line: int, text: str) -> NoReturn:
-        """A policy of which a part is left out allows what nobody meant."""
+        """Skipping part of a policy would allow what its author forbade: refuse the file."""
         raise BadConfiguration(f"{self._where(line)}: {text}")
 
     # -- expat's events --------------------------------------------------------
 
     def _entity(self, *_: object) -> None:
-        # Nobody needs them here, and a few lines of them make gigabytes.
+        # Useless here, and a few lines of them expand to gigabytes.
         line = self._parser.CurrentLineNumber
         raise BadConfiguration(f"{self._where(line)}: entities are not allowed")
 
@@ -307,7 +307,7 @@ class _File:
             self._problem(self._line, f"unknown element <{printable(name)}>")
 
     def _resolve(self, path: str) -> str:
-        """Relative paths are relative to the file that they stand in, as in dbus-daemon."""
+        """Relative paths are relative to their file's directory, as in dbus-daemon."""
         return os.path.join(os.path.dirname(self._path), path)
 
     def _type(self, text: str) -> None:
@@ -352,7 +352,7 @@ class _File:
 
 
 def _opens(attributes: Mapping[str, str]) -> str:
-    """Which of ``_OPEN`` a rule that allows something gives to all; empty for none."""
+    """The member of ``_OPEN`` that an allow rule grants to everybody; empty for none."""
     match {key: text for key, text in attributes.items() if key not in ("eavesdrop", "log")}:
         case {"own": "*", **rest} if not rest:
             return "own"
@@ -366,6 +366,6 @@ def _opens(attributes: Mapping[str, str]) -> str:
 
 
 def _tag(name: str, attributes: Mapping[str, str], end: str) -> str:
-    # Not by xml.sax.saxutils, which imports all of urllib, email and libcrypto: 7 MB.
+    # Without xml.sax.saxutils, which imports urllib, email and libcrypto: 7 MB.
     element = ET.Element(name, dict(attributes))
     return ET.tostring(element, "unicode").removesuffix(" />") + end

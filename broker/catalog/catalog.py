@@ -1,4 +1,4 @@
-"""The catalog: every name that can be started, from the directories in their order."""
+"""The catalog: every activatable name, from the directories in order of precedence."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 class Directory:
     """A directory of descriptors.
 
-    ``strict`` is the rule of the transient directory: it must be private to this user, and a
-    file in it must be named after the name that it provides. ``optional``: it need not exist.
+    ``strict`` is the rule of the transient directory: it must be private to this user, and each
+    file must be named after its bus name. ``optional``: the directory need not exist.
     """
 
     path: str
@@ -39,19 +39,19 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """What was found: the descriptors by name, in the names' order, and what was wrong."""
+    """The result of a scan: the descriptors by name, sorted, and the problems."""
 
     entries: Mapping[str, Descriptor]
     problems: tuple[DescriptorError, ...]
 
 
 def standard_directories(environ: Mapping[str, str]) -> tuple[Directory, ...]:
-    """Returns the directories of a session bus, the one that wins first, as in dbus-daemon.
+    """Returns the directories of a session bus, highest precedence first, as in dbus-daemon.
 
     The variables are read by the XDG Base Directory Specification: an empty one counts as not
-    set, and a path that is not absolute is ignored. (dbus-daemon takes an empty one as no
-    directory, looks up a relative path from where it was started, and has the home directory from
-    the user database: a test with a HOME of its own would get the user's real services.)
+    set, and a relative path is ignored. (dbus-daemon takes an empty one as no directory, resolves
+    a relative path from its working directory, and takes the home directory from the user
+    database: a test with a HOME of its own would get the user's real services.)
     """
     home = environ.get("HOME", "")
     data_home = environ.get("XDG_DATA_HOME") or (home and f"{home}/.local/share")
@@ -60,8 +60,8 @@ def standard_directories(environ: Mapping[str, str]) -> tuple[Directory, ...]:
         runtime_directory(environ),
         data_home,
         *data_dirs.split(":"),
-        # Where distributions put their files, whatever XDG_DATA_DIRS says: dbus-daemon always
-        # adds the directory that it was compiled for, dbus-broker does not.
+        # The distribution's directory, regardless of XDG_DATA_DIRS: dbus-daemon always adds its
+        # compiled-in directory, dbus-broker does not.
         "/usr/share",
     ]
     found: dict[str, Directory] = {}
@@ -73,9 +73,9 @@ def standard_directories(environ: Mapping[str, str]) -> tuple[Directory, ...]:
 
 
 def make_transient(directories: Iterable[Directory]) -> None:
-    """Makes the transient directory, as dbus-daemon does: whoever writes there may count on it.
+    """Makes the transient directory, as dbus-daemon does: programs rely on it to write there.
 
-    In a runtime directory that is not there, or not ours, nothing is made.
+    Nothing is made if the runtime directory is missing or another user's.
     """
     for directory in directories:
         runtime = directory.path.removesuffix("/dbus-1/services")
@@ -89,7 +89,7 @@ def make_transient(directories: Iterable[Directory]) -> None:
 
 
 def standard_system_directories() -> tuple[Directory, ...]:
-    """Returns the directories of a system bus, the one that wins first, as dbus-broker 37."""
+    """Returns the directories of a system bus, highest precedence first, as in dbus-broker 37."""
     bases = ("/etc", "/run", "/usr/local/share", "/usr/share", "/lib")
     return tuple(Directory(f"{base}/dbus-1/system-services", optional=True) for base in bases)
 
@@ -100,11 +100,11 @@ def load(directories: Sequence[Directory]) -> Catalog:
 
 
 def read_directory(directory: Directory) -> list[Descriptor | DescriptorError]:
-    """Reads a directory, in byte order. A broken file costs itself, and is one problem.
+    """Reads a directory, in byte order. A broken file is skipped, and is one problem.
 
     Raises:
-        NotReloaded: The system is short of something that the reading of any file needs: a
-            catalog without the files that it could not read would be taken for a smaller one.
+        NotReloaded: The system is out of a resource that reading any file needs. A catalog
+            without the unread files would look as if they had been removed.
     """
     found = []
     for each in _descriptors(directory):
@@ -116,12 +116,12 @@ def read_directory(directory: Directory) -> list[Descriptor | DescriptorError]:
 
 
 def combine(directories: Iterable[Sequence[Descriptor | DescriptorError]]) -> Catalog:
-    """Makes a catalog of what the directories hold, in their order.
+    """Makes a catalog of the directories' content, in their order.
 
     The first directory with a name wins, and within one directory the first file in byte order.
-    (dbus-daemon takes what readdir returns first, which differs from one machine to the next.)
-    The files that lose are no problem: two packages may provide one name, and each start of a
-    session would tell of it. The winner names them, and ``verify`` does.
+    (dbus-daemon takes readdir's first, which differs from one machine to the next.)
+    A shadowed file is not a problem: two packages may provide one name, and each start of a
+    session would report it. The winner lists its shadowed files, and so does ``verify``.
     """
     entries: dict[str, Descriptor] = {}
     shadowed: dict[str, list[str]] = {}
@@ -140,7 +140,7 @@ def combine(directories: Iterable[Sequence[Descriptor | DescriptorError]]) -> Ca
 
 
 def without(catalog: Catalog, taken: Mapping[str, str]) -> Catalog:
-    """Leaves out names that are somebody's here, each with the reason; a problem each."""
+    """Leaves out the names in ``taken``, which gives the reasons; each is a problem."""
     problems = [
         DescriptorError(printable(catalog.entries[name].path), 0, not_provided(name, why))
         for name, why in taken.items()
@@ -151,8 +151,8 @@ def without(catalog: Catalog, taken: Mapping[str, str]) -> Catalog:
 
 
 def _services_in(base: str) -> str:
-    # XDG_DATA_DIRS often names one directory twice, with a slash at its end and without. Not
-    # normpath, though: `link/..` is not always where the link is.
+    # XDG_DATA_DIRS often lists one directory twice, with and without a trailing slash. Not
+    # normpath, though: `link/..` need not be the directory of the link.
     parts = [part for part in base.split("/") if part not in ("", ".")]
     return "/" + "/".join([*parts, "dbus-1", "services"])
 
@@ -186,14 +186,14 @@ def _files(directory: Directory) -> list[os.DirEntry[str]]:
             return []
         reason = error.strerror or str(error)
         raise DescriptorError(printable(directory.path), 0, reason) from error
-    # The names' bytes, since the order of their characters would be another one where a name is
-    # no UTF-8 and holds surrogates.
+    # Sorted by bytes: a name that is not UTF-8 holds surrogates, which sort differently as
+    # characters.
     return sorted(files, key=lambda file: os.fsencode(file.name))
 
 
 def _check_private(path: str) -> None:
     # As in dbus-daemon, against mistakes rather than malice: after `su` without a clean
-    # environment XDG_RUNTIME_DIR is another user's, whose transient services are not for us.
+    # environment, XDG_RUNTIME_DIR and its transient services are another user's.
     status = Path(path).stat()
     if status.st_uid != os.geteuid():
         reason = f"not used: belongs to uid {status.st_uid}, not to {os.geteuid()}"

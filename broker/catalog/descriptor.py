@@ -1,4 +1,4 @@
-"""A descriptor: the file that says how the service behind a bus name is started."""
+"""A descriptor: the file with the command line for a bus name."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .key_file import KeyFileError, read_group
 from .names import RESERVED, is_bus_name
 
 GROUP = "D-BUS Service"
-"""The group that holds a descriptor's keys."""
+"""The group with a descriptor's keys."""
 
 LARGEST = 128 * 1024
-"""The most bytes that a file may have, as in dbus-daemon."""
+"""The maximum size of a file in bytes, as in dbus-daemon."""
 
-# NONBLOCK: the open of a FIFO would wait for a writer, and with it the whole broker (dbus-daemon
-# does hang there). NOCTTY: a terminal must not become ours. Following symbolic links is wanted:
-# /etc/alternatives and Nix are made of them.
+# NONBLOCK: opening a FIFO would block the whole broker until a writer comes (dbus-daemon does hang
+# there). NOCTTY: a terminal must not become ours. Symbolic links are followed on purpose:
+# /etc/alternatives and Nix consist of them.
 _OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 _KINDS = {
@@ -36,20 +36,20 @@ _KINDS = {
 class PlaceholderError(DescriptorError):
     """systemd's own file for ``org.freedesktop.systemd1``, whose Exec is ``/bin/false``.
 
-    It reserves the name and starts nothing, it lies in the standard directories of each system
-    with systemd, and nobody needs to hear of it.
+    It reserves the name and starts nothing. Every system with systemd has it in the standard
+    directories, so it is not worth a message.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What a descriptor file says.
+    """The content of a descriptor file.
 
-    ``path`` is for opening, so it may hold surrogates: see ``printable`` before showing it.
-    ``argv`` is empty where there is no Exec, ``user`` and ``systemd_service`` where there is no
-    such key. (AssumedAppArmorLabel is for a bus that mediates with AppArmor, and not kept.)
-    ``shadowed`` has the paths of files of the same name that are not used, best first: the
-    catalog adds them.
+    ``path`` is for opening, so it may hold surrogates: pass it through ``printable`` for display.
+    ``argv``, ``user`` and ``systemd_service`` are empty if their key is missing.
+    (AssumedAppArmorLabel is for a bus that mediates with AppArmor, and not kept.)
+    ``shadowed`` has the paths of unused files for the same bus name, best first: the catalog
+    adds them.
     """
 
     path: str
@@ -61,7 +61,7 @@ class Descriptor:
 
 
 def not_provided(name: str, why: str) -> str:
-    """Returns the reason why a name that is somebody's has no descriptor."""
+    """Returns the message for a reserved name that has a descriptor."""
     return f"{name} cannot be provided by a file: {why}"
 
 
@@ -85,14 +85,14 @@ def _parse(path: str, data: bytes) -> tuple[Descriptor, dict[str, int]]:
     if "Name" not in keys:
         raise DescriptorError(where, 0, f"has no Name in [{GROUP}]")
     name = keys["Name"]
-    # dbus-daemon lists any text as activatable. Only the names that a client can ask for are of
-    # use to anybody, and dbus-broker answers an invalid one with an error when it is added.
+    # dbus-daemon lists any text as activatable. But no client can ask for an invalid name, and
+    # dbus-broker refuses to add one.
     if not is_bus_name(name.text):
         raise DescriptorError(where, name.line, f"Name {quoted(name.text)} is no valid bus name")
     argv: tuple[str, ...] = ()
     if "Exec" in keys:
-        # A bad line voids the file, SystemdService or not: it is a mistake of its author, who
-        # would otherwise not hear of it.
+        # A bad line voids the file, even one with SystemdService: its author made a mistake, and
+        # would otherwise not learn of it.
         try:
             argv = split(keys["Exec"].text)
         except ExecSyntaxError as error:
@@ -104,7 +104,7 @@ def _parse(path: str, data: bytes) -> tuple[Descriptor, dict[str, int]]:
     user, systemd_service = (
         keys[key].text if key in keys else "" for key in ("User", "SystemdService")
     )
-    # dbus-daemon wants an Exec in any case; dbus-broker and the specification do not.
+    # dbus-daemon always requires an Exec; dbus-broker and the specification do not.
     if not argv and not systemd_service:
         raise DescriptorError(where, 0, f"has neither Exec nor SystemdService in [{GROUP}]")
     lines = {key: value.line for key, value in keys.items()}
@@ -112,7 +112,7 @@ def _parse(path: str, data: bytes) -> tuple[Descriptor, dict[str, int]]:
 
 
 def read(path: str) -> Descriptor:
-    """Reads a descriptor file, without ever waiting for one that is no regular file.
+    """Reads a descriptor file; never blocks, even if it is not a regular file.
 
     Raises:
         DescriptorError: The file cannot be read, or ``parse`` refuses it.
@@ -121,7 +121,7 @@ def read(path: str) -> Descriptor:
 
 
 def read_with_lines(path: str) -> tuple[Descriptor, dict[str, int]]:
-    """Reads a descriptor file as ``read`` does, and says in which line each of its keys is."""
+    """Reads a descriptor file as ``read`` does; also returns the line of each key."""
     where = printable(path)
     try:
         fd = os.open(path, _OPEN_FLAGS)
@@ -130,7 +130,7 @@ def read_with_lines(path: str) -> tuple[Descriptor, dict[str, int]]:
         finally:
             os.close(fd)
     except OSError as error:
-        # A socket cannot be opened at all, and "No such device or address" would not say so.
+        # A socket cannot be opened, and "No such device or address" would not say why.
         if error.errno == errno.ENXIO:
             raise DescriptorError(where, 0, "is a socket, not a regular file") from error
         raise DescriptorError(where, 0, error.strerror or str(error)) from error
@@ -145,7 +145,7 @@ def _content(fd: int, where: str) -> bytes:
     if status.st_size > LARGEST:
         raise DescriptorError(where, 0, f"{status.st_size} bytes are more than {LARGEST}")
     data = b""
-    # The size is what it was: the file may grow meanwhile, and files in /proc have none.
+    # Do not rely on st_size: the file may have grown since, and files in /proc have none.
     while chunk := os.read(fd, LARGEST + 1 - len(data)):
         data += chunk
     if len(data) > LARGEST:

@@ -1,25 +1,25 @@
 r"""The command line of a descriptor, split into words.
 
 The rules are dbus-daemon's (``dbus-shell.c``, a part of the shell's): blanks, tabs and newlines
-separate words; ``'…'`` is literal; in ``"…"`` a backslash is special before ``$ ` " \`` and a
-newline only; elsewhere it takes the next character literally, and vanishes together with a newline.
+separate words; ``'…'`` is literal; in ``"…"`` a backslash is special only before ``$ ` " \`` and a
+newline; outside of quotes it makes the next character literal, and is removed with a newline.
 Nothing is expanded: ``$HOME``, ``~``, ``*``, ``;`` and ``|`` are plain characters.
 
 Three differences from dbus-daemon 1.14 are on purpose:
 
-- It turns a blank at the end into an empty last argument. Debian's tracker descriptors end in
+- It turns a trailing blank into an empty last argument. Debian's tracker descriptors end in
   blanks, and no program wants that argument.
-- For it a ``#`` is a comment in the middle of a word too (``a#b`` is ``a``), which cuts URLs with a
-  fragment. Here it starts one at the beginning of a word only, as in sh and in dbus-broker.
-- It makes an empty argument of each newline that no word precedes. Here newlines are blanks.
+- It starts a comment at a ``#`` even within a word (``a#b`` is ``a``), which cuts URLs with a
+  fragment. Here a comment starts at the beginning of a word only, as in sh and in dbus-broker.
+- It makes an empty argument of each newline without a word before it. Here newlines are blanks.
 """
 
 from __future__ import annotations
 
 import re
 
-# A blank has the comment that begins after it; a backslash with a newline may stand between them,
-# being nothing. So a "#" that is part of a word is never met where a piece begins but in `plain`.
+# A blank includes the comment after it, with or without joints (backslash, newline) between them.
+# So where a piece begins, a "#" is a word's only in `plain`.
 _PIECE = re.compile(
     r"""
       (?P<blank>   [ \t\n] (?: \\\n )* (?: \# [^\n]* )? )
@@ -33,7 +33,7 @@ _PIECE = re.compile(
 )
 _ESCAPED_IN_DOUBLE = re.compile(r'\\([$`"\\\n])')
 
-# What is wrong where no piece matches, by the character there.
+# The error where no piece matches, by the character there.
 _UNFINISHED = {
     "'": "unclosed single quote",
     '"': "unclosed double quote",
@@ -42,11 +42,11 @@ _UNFINISHED = {
 
 
 class ExecSyntaxError(ValueError):
-    """A command line that is no list of words; the text says why."""
+    """A command line that cannot be split; the text says why."""
 
 
 def split(text: str) -> tuple[str, ...]:
-    """Splits a command line, as it is after the key file's own escapes, into its words.
+    """Splits a command line into words, after the key file's own escapes are resolved.
 
     Raises:
         ExecSyntaxError: A quote is not closed, a backslash is last, there is a NUL or no word.
@@ -55,7 +55,7 @@ def split(text: str) -> tuple[str, ...]:
         raise ExecSyntaxError("contains a NUL, which no argument can")
     text = " " + text  # so that a comment may be first
     words: list[str] = []
-    # Of the word at hand. An empty quotation is a piece too, so no pieces means between two words.
+    # Those of the current word. An empty quotation is a piece too: no pieces, no word.
     pieces: list[str] = []
     at = 0
     while at < len(text):
@@ -72,7 +72,7 @@ def split(text: str) -> tuple[str, ...]:
                 pieces.append(_ESCAPED_IN_DOUBLE.sub(r"\1", piece["double"]))
             case "single" | "escaped" | "plain" as kind:
                 pieces.append(piece[kind])
-            case _:  # a joint is nothing, not even an empty piece
+            case _:  # a joint is not even an empty piece
                 pass
     if pieces:
         words.append("".join(pieces))

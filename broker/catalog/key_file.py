@@ -1,8 +1,8 @@
-"""The key-file format, as far as descriptors use it, and as strict as dbus-daemon reads it.
+"""The key-file format, as far as descriptors use it, and as strict as dbus-daemon.
 
-The rules are those of ``bus/desktop-file.c`` in dbus 1.14, which refuses a file as a whole for one
-bad line anywhere in it. To be stricter would break services that work today; to be more lenient
-would start what the reference would not, and hide a mistake from its author.
+The rules are those of ``bus/desktop-file.c`` in dbus 1.14, which refuses the whole file for one
+bad line. A stricter reader would break services that work today; a more lenient one would start
+services that the reference refuses, and hide a mistake from its author.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class KeyFileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A key's value, unescaped, and the line that it stands in."""
+    """A key's value, unescaped, and its line."""
 
     text: str
     line: int
@@ -41,14 +41,14 @@ class Value:
 def read_group(data: bytes, name: str) -> dict[str, Value] | None:
     """Returns the keys of the group ``name`` in a file's content, or None if there is none.
 
-    Of a repeated key the first counts, and of a repeated group too, but all of the file is checked.
-    A key with a locale (``Name[de]=``) is not looked at.
+    The first of a repeated key counts, and the first of a repeated group; the rest is checked too.
+    A key with a locale (``Name[de]=``) is skipped.
 
     Raises:
         KeyFileError: The file breaks the format.
     """
     found: dict[str, Value] | None = None
-    # Where keys go: `found`, a group that nobody asked for, or, before any header, nowhere.
+    # The group for the next keys: `found`, another group, or, before any header, none.
     group: dict[str, Value] | None = None
     for number, line in enumerate(_END_OF_LINE.split(_decode(data)), start=1):
         if line.startswith("["):
@@ -78,7 +78,7 @@ def _decode(data: bytes) -> str:
 
 
 def _line_at(data: bytes, offset: int) -> int:
-    # Latin-1 takes any byte, and leaves the line ends as they are.
+    # Latin-1 decodes any byte, and keeps the line ends.
     return len(_END_OF_LINE.split(data[:offset].decode("latin-1")))
 
 
@@ -97,7 +97,7 @@ def _read_key(group: dict[str, Value], number: int, line: str) -> None:
         if line[0] in " \t":
             raise KeyFileError(number, "a blank comes before the key")
         raise KeyFileError(number, f"{quoted(line)} does not start with a key")
-    # The specification allows blanks around `=`; the reference takes these to be spaces, not tabs.
+    # The specification allows blanks around `=`; to the reference, these are spaces, not tabs.
     rest = line[key.end() :]
     if rest.startswith("["):
         return
@@ -106,7 +106,7 @@ def _read_key(group: dict[str, Value], number: int, line: str) -> None:
         raise KeyFileError(number, f"{quoted(line)} has no =")
     if rest[0] != "=":
         raise KeyFileError(number, f"{quoted(rest[0])} comes between a key and its =")
-    # Not rstrip too: blanks at the end belong to the value, for the reference as well.
+    # No rstrip: trailing blanks belong to the value, in the reference too.
     text = _unescape(number, rest[1:].lstrip(" "))
     group.setdefault(key[0], Value(text, number))
 

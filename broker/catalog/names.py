@@ -1,4 +1,4 @@
-"""Well-known bus names: which texts are one, and which no descriptor may provide."""
+"""Well-known bus names: their syntax, and the names that no descriptor may provide."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _LONGEST = 255
 
 _ELEMENT = "[A-Za-z_-][A-Za-z0-9_-]*"
-# Not `\w` nor `\d`: they take letters and digits of every script, the specification ASCII's only.
+# Not `\w` or `\d`: they match letters and digits of every script, the specification only ASCII's.
 _BUS_NAME = re.compile(rf"{_ELEMENT}(?:\.{_ELEMENT})+")
 
 RESERVED: Final[Mapping[str, str]] = MappingProxyType(
@@ -21,11 +21,11 @@ RESERVED: Final[Mapping[str, str]] = MappingProxyType(
         "org.activation.Broker1": "it is the broker itself",
     }
 )
-"""Names that are always somebody's, each with whose."""
+"""Names that always have an owner, each with the reason."""
 
 _TAKEN: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
-        # The owner of this name is asked to start services, and that is the broker.
+        # dbus-daemon asks the owner of this name to start services: the broker must own it.
         "dbus-daemon": {
             "org.freedesktop.systemd1": "with dbus-daemon the broker takes it, to be asked for "
             "activations; with dbus-broker it is free"
@@ -35,7 +35,7 @@ _TAKEN: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
 
 
 def taken_with(engine: str) -> Mapping[str, str]:
-    """Returns the names that are somebody's with one engine alone, each with whose.
+    """Returns the names that are taken only with a given engine, each with the reason.
 
     Args:
         engine: its name, or its name and version.

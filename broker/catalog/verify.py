@@ -1,4 +1,4 @@
-"""What is wrong with descriptors, and what their authors would regret."""
+"""A linter for descriptors: errors, and surprises for their authors."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SUFFIX = ".service"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something about a file; ``line`` from 1, 0 for the whole file.
+    """One error or warning; ``line`` from 1, 0 for the whole file.
 
-    ``fatal``: the file is not used at all, and the reference does not use it either.
+    ``fatal``: neither we nor the reference use the file.
     """
 
     path: str
@@ -36,7 +36,7 @@ class Finding:
 
 
 def verify(paths: Sequence[str]) -> Iterator[Finding]:
-    """Checks files, and all descriptors in directories, of which the first has precedence."""
+    """Checks files, and all descriptors in directories; the first directory has precedence."""
     seen: dict[str, str] = {}
     for path in paths:
         if os.path.isdir(path):
@@ -79,7 +79,7 @@ def _check(path: str, seen: dict[str, str]) -> Iterator[Finding]:
 
 
 def _regrets(path: str, descriptor: Descriptor) -> Iterator[tuple[str, str]]:
-    """What the reference accepts: the key that it is about, and the text."""
+    """The warnings about a file that the reference accepts: its key, and the text."""
     expected = descriptor.name + _SUFFIX
     if os.path.basename(path) != expected:
         yield (

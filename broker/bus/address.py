@@ -1,7 +1,7 @@
 """D-Bus server addresses: ``unix:path=/run/user/1000/bus,guid=…;unix:abstract=…``.
 
-dbus-next knows three of the forms and refuses legal characters in them, so
-they are read here, as the specification's "Server Addresses" says.
+dbus-next knows three of the forms and refuses legal characters in them. So
+this module parses them, by the specification's "Server Addresses".
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Address:
         return f"{self.transport}:{options}"
 
     def socket_name(self) -> str | None:
-        """What to give to ``bind`` or ``connect``: a path, or NUL and an abstract name.
+        """The argument for ``bind`` or ``connect``: a path, or NUL and an abstract name.
 
-        None if the entry is not of a kind that names one Unix socket.
+        None if the entry does not name one Unix socket.
         """
         if self.transport != "unix":
             return None
@@ -52,7 +52,7 @@ class Address:
 
 
 def escape(value: str) -> str:
-    """A value as it stands in an address."""
+    """A value, escaped for an address."""
     return "".join(
         chr(byte) if byte in _UNESCAPED else f"%{byte:02x}" for byte in os.fsencode(value)
     )
@@ -85,13 +85,13 @@ def _parse_entry(entry: str) -> Address:
     if not colon or not transport[:1].isalpha() or not _TRANSPORT.issuperset(transport):
         raise InvalidArgs(f"not a D-Bus address: {entry!r} (expected such as unix:path=/run/bus)")
     if "\0" in options.get("path", ""):
-        # The kernel would read up to it, and another socket would be meant.
+        # The kernel would cut the path there, and use another socket.
         raise InvalidArgs(f"a path cannot hold %00: {entry!r}")
     return Address(transport, options)
 
 
 def _unescape(value: bytes) -> bytes | None:
-    """The bytes that are meant; None if a percent stands before anything but two digits."""
+    """The unescaped bytes; None if two hex digits do not follow a percent."""
     first, *rest = value.split(b"%")
     found = bytearray(first)
     for part in rest:
@@ -105,7 +105,7 @@ def default(environ: Mapping[str, str]) -> str:
     """The session bus's address: ``DBUS_SESSION_BUS_ADDRESS``, else the user bus.
 
     Raises:
-        InvalidArgs: the environment says neither.
+        InvalidArgs: the environment has neither.
     """
     if address := environ.get("DBUS_SESSION_BUS_ADDRESS"):
         return address
@@ -120,7 +120,7 @@ def default(environ: Mapping[str, str]) -> str:
 def connect(text: str, timeout: float | None = None) -> socket.socket:
     """A socket connected to the first entry that answers.
 
-    Connecting to a Unix socket does not wait for the server, so this blocks only while the
+    A connect to a Unix socket does not wait for the server, so this blocks only while the
     server's backlog is full.
 
     Args:
@@ -144,8 +144,8 @@ def connect(text: str, timeout: float | None = None) -> socket.socket:
         sock.setblocking(timeout != 0)
         try:
             if timeout:
-                # Python's own timeout makes the socket one that never waits, and such a
-                # connect(2) fails at once where the backlog is full.
+                # Python's own timeout makes the socket non-blocking, and a non-blocking
+                # connect(2) fails at once if the backlog is full.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout))
             sock.connect(name)
         except OSError as e:
@@ -161,6 +161,6 @@ def connect(text: str, timeout: float | None = None) -> socket.socket:
 
 
 def _timeval(seconds: float) -> bytes:
-    """A ``struct timeval``; not 0, which would be without end."""
+    """A ``struct timeval``; never 0, which means no timeout."""
     microseconds = max(int(seconds * 1_000_000), 1)
     return struct.pack("@ll", *divmod(microseconds, 1_000_000))

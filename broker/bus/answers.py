@@ -1,11 +1,11 @@
-"""Who may answer which call, and who owns the names that are called: for both connections.
+"""Matches answers to calls, and checks their senders: for both connections.
 
-Matching rules do not say whose a message is: unicast signals pass them unasked, and
-dbus-daemon passes on anyone's answer to anyone. The sender can be trusted, since the bus
-writes it into the message. So a connection has the bus tell of each owner of a well-known
-name that it calls or listens to, and believes those alone.
+Match rules do not authenticate a message: unicast signals bypass them, and
+dbus-daemon forwards anyone's answer to anyone. The sender can be trusted, since the bus
+writes it into the message. So a connection tracks the owner of each well-known
+name that it calls or listens to, and accepts messages of those owners alone.
 
-Nothing is sent or read here. Messages are those of ``codec`` or of ``wire``.
+This module does no I/O. Messages are those of ``codec`` or of ``wire``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CHANGED: Final = "NameOwnerChanged"
 
 
 class _Pending:
-    """A call without an answer; ``senders`` may give it, or everyone if it is None."""
+    """A call without an answer; ``senders`` may answer it, or everyone if it is None."""
 
     def __init__(
         self, asked: str, on_reply: Callable[[Any], None], senders: set[str] | None
@@ -33,21 +33,21 @@ class _Pending:
 
 
 class Answers:
-    """The calls of one connection that wait for an answer; each is given once, or given up."""
+    """The pending calls of one connection; each gets one answer, or an error in its place."""
 
     def __init__(self) -> None:
         self._pending: dict[int, _Pending] = {}
-        # Of the names that are followed: who owns them, as the bus said last.
+        # Followed name to its owner, by the bus's last word.
         self._owners: dict[str, str] = {}
 
     def __len__(self) -> int:
-        """How many are waited for."""
+        """The number of pending calls."""
         return len(self._pending)
 
     # -- answers ---------------------------------------------------------------
 
     def expect(self, serial: int, on_reply: Callable[[Any], None], asked: str) -> None:
-        """Have the answer to a call, or the DBusError in its place, given to ``on_reply``.
+        """Pass the answer to a call, or the DBusError in its place, to ``on_reply``.
 
         Args:
             asked: the call's destination; empty for a peer.
@@ -60,15 +60,15 @@ class Answers:
         self._pending[serial] = _Pending(asked, on_reply, senders)
 
     def forget(self, serial: int) -> None:
-        """Wait no longer for one."""
+        """Stop waiting for an answer."""
         self._pending.pop(serial, None)
 
     def take(self, answer: Any) -> None:
-        """Give an answer to who waits for it, if it is from who was asked."""
+        """Pass an answer to its caller, if its sender may give it."""
         pending = self._pending.get(answer.reply_serial)
         if pending is None:
             return
-        # The bus itself answers for a name without an owner. A peer says no sender.
+        # The bus itself answers for a name without an owner. A peer gives no sender.
         trusted = not answer.sender or answer.sender == DRIVER or pending.senders is None
         if not trusted and answer.sender not in (pending.senders or ()):
             return
@@ -76,7 +76,7 @@ class Answers:
         pending.on_reply(_as_outcome(answer) if answer.error_name else answer)
 
     def give_up(self, reason: DBusError) -> None:
-        """There will be none: everyone who waits is told why."""
+        """No more answers will come: give every pending call the reason."""
         pending, self._pending = self._pending, {}
         for each in pending.values():
             each.on_reply(reason)
@@ -87,15 +87,15 @@ class Answers:
         """Follow the owner of a name from now on.
 
         Returns:
-            what the bus must be asked before the name is called: a method, its argument, and
-            what takes the answer. Nothing, if it has been asked or the name cannot change hands.
+            the calls to the bus that must precede a call of the name: method, argument, and
+            a function for the answer. None if they were made, or the name cannot change owners.
         """
         if not name or name in self._owners or name == DRIVER or name.startswith(":"):
             return []
         self._owners[name] = ""
 
         def on_match(answer: Any) -> None:
-            # The bus keeps no more rules for us: the name's owners cannot be known.
+            # The bus keeps no more rules for us: the name's owners stay unknown.
             if isinstance(answer, RemoteError):
                 self._unfollow(name)
 
@@ -107,15 +107,15 @@ class Answers:
             f"type='signal',sender='{DRIVER}',interface='{DRIVER}',member='{_CHANGED}',"
             f"path='{DRIVER_PATH}',arg0='{name}'"
         )
-        # In this order: a change between the two is told, and is in the answer.
+        # In this order: a change between the two is signalled, and is in the answer.
         return [("AddMatch", rule, on_match), ("GetNameOwner", name, on_owner)]
 
     def owner(self, name: str) -> str:
-        """Who owns a name that is followed, by what has been read; empty for nobody."""
+        """The owner of a followed name, as of the last message read; empty for none."""
         return self._owners.get(name, "")
 
     def hear(self, signal: Any) -> None:
-        """Take a signal, which may tell of a new owner; before it is given to anybody."""
+        """Update owners from a signal; to be called before anything else handles it."""
         if self._owners and signal.member == _CHANGED and signal.sender == DRIVER:
             name, _, owner = signal.body
             if name in self._owners:
@@ -124,7 +124,7 @@ class Answers:
     def _note(self, name: str, owner: str) -> None:
         self._owners[name] = owner
         for each in self._pending.values():
-            # Which of its owners got the call is not said; those before the call did not.
+            # Any owner since the call may have got it; those before the call did not.
             if each.asked == name and each.senders is not None:
                 each.senders.add(owner)
 

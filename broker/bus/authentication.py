@@ -1,12 +1,12 @@
-"""The client's side of the authentication, which is the same towards a bus and a peer.
+"""The client's side of the authentication, the same towards a bus and a peer.
 
-Only EXTERNAL, and no identity is given: the server takes the socket's credentials,
-the only one that it would accept. (Spelt out, it is wrong in a user namespace.)
+Only EXTERNAL, without an identity: the server uses the socket's credentials, and
+would accept no other identity. (An explicit UID is wrong in a user namespace.)
 
-All in one piece would save a trip, as sd-bus does it. But xdg-dbus-proxy, which stands before
-the bus in every sandbox of Flatpak's, takes what the server says behind our BEGIN for messages
-(versions before 0.1.6), and hangs up. "The server replies with OK … The client sends BEGIN" is
-what the specification has (Authentication Protocol).
+Sending all of it in one piece, as sd-bus does, would save a round trip. But xdg-dbus-proxy, the
+proxy in every Flatpak sandbox, then takes the server's lines for messages if they arrive after
+our BEGIN (versions before 0.1.6), and hangs up. The specification has this order, too: "The
+server replies with OK … The client sends BEGIN" (Authentication Protocol).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Final
 
 from broker.errors import Disconnected
 
-# "DATA", "OK <32 hex digits>" and "AGREE_UNIX_FD" fit many times; whoever sends
-# more than this without a line end is no D-Bus server.
+# "DATA", "OK <32 hex digits>" and "AGREE_UNIX_FD" fit many times; a server that sends
+# more than this without a line end does not speak D-Bus.
 MAX_AUTH_BYTES: Final = 4096
 
-# To be sent when the server has said all; messages may follow at once.
+# Sent after the server's last line; messages may follow at once.
 BEGIN: Final = b"BEGIN\r\n"
 
 
@@ -27,8 +27,8 @@ class Authentication:
     """Reads the server's lines.
 
     Attributes:
-        opening: what is to be sent first, in one piece.
-        guid: of the server, 32 hex digits; empty until it has said it.
+        opening: the first bytes to send, in one piece.
+        guid: of the server, 32 hex digits; empty until received.
     """
 
     def __init__(self, *, pass_fds: bool) -> None:
@@ -39,14 +39,14 @@ class Authentication:
         self._said = b""
 
     def feed(self, data: bytes) -> bytes | None:
-        """Take what has come.
+        """Take received bytes.
 
         Returns:
-            what is behind the last line, when it is time for BEGIN; None while there is more
-            to come.
+            the bytes after the last line, when it is time for BEGIN; None while lines are
+            missing.
 
         Raises:
-            Disconnected: the server refuses us, or is none.
+            Disconnected: the server refuses us, or does not speak D-Bus.
         """
         self._said += data
         while self._expected:

@@ -1,7 +1,7 @@
 """A connection that calls methods and waits, without an event loop.
 
-For programs that ask and end, and for synchronous tests; the daemon and what
-serves objects have ``connection``.
+For short-lived clients and synchronous tests; the daemon and programs that
+serve objects use ``connection``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _UNKNOWN_METHOD: Final = "org.freedesktop.DBus.Error.UnknownMethod"
-# In seconds: poll(2), which Python waits with, cannot take more than 24 days.
+# In seconds: Python waits with poll(2), and that takes at most 24 days.
 _LONGEST_WAIT: Final = 86400.0
 
 
@@ -30,7 +30,7 @@ class BlockingConnection:
 
     Attributes:
         unique_name: the name that the bus gave us.
-        patience: for the bus to take what is sent, in seconds; None waits as long as it lives.
+        patience: the timeout for sending, in seconds; None waits as long as the bus lives.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -42,7 +42,7 @@ class BlockingConnection:
         self._answers = Answers()
         self._replies: dict[int, wire.Received | DBusError] = {}
         self._heard: set[str] = set()
-        self._signals: list[wire.Received] = []  # a deque would have collections imported
+        self._signals: list[wire.Received] = []  # not a deque: it would import collections
 
     @classmethod
     def connect(cls, where: str, timeout: float | None = None) -> Self:
@@ -52,9 +52,9 @@ class BlockingConnection:
             timeout: in seconds, for the whole of it; None waits as long as the bus lives.
 
         Raises:
-            InvalidArgs: it is no address.
-            Disconnected: nobody listens there, or it is no bus.
-            NoReply: it does not answer in time.
+            InvalidArgs: ``where`` is not an address.
+            Disconnected: nobody listens there, or the server is not a bus.
+            NoReply: the bus does not answer in time.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         self = cls(address.connect(where, timeout))
@@ -100,7 +100,7 @@ class BlockingConnection:
         self._sock.close()
 
     def fileno(self) -> int:
-        """For ``select``; what has been read already is in ``signal``."""
+        """For ``select``; signals that were read already are in ``signal``."""
         return self._sock.fileno()
 
     # -- calls -----------------------------------------------------------------
@@ -132,19 +132,19 @@ class BlockingConnection:
         self._answers.expect(serial, on_reply, asked)
 
     def forget(self, serial: int) -> None:
-        """Wait no longer for the answer to a call."""
+        """Stop waiting for the answer to a call."""
         self._answers.forget(serial)
         self._replies.pop(serial, None)
 
     def reply(self, serial: int, timeout: float | None = None) -> list[Any]:
-        """The results of a call that was sent, when they have come.
+        """Wait for the results of a sent call.
 
         Args:
             timeout: in seconds; None waits as long as the bus lives.
 
         Raises:
             RemoteError: the answer is an error.
-            NoReply: none came in time.
+            NoReply: no answer came in time.
             Disconnected: the bus has gone.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -154,14 +154,14 @@ class BlockingConnection:
         return self.answer(serial).body
 
     def answer(self, serial: int) -> wire.Received:
-        """The answer that has arrived to a call; raises RemoteError."""
+        """The arrived answer to a call; raises RemoteError."""
         found = self._replies.pop(serial)
         if isinstance(found, DBusError):
             raise found
         return found
 
     def arrives(self, serial: int, deadline: float | None) -> bool:
-        """Wait for the answer to a call; False if it has not come in time.
+        """Wait for the answer to a call; False if it does not come in time.
 
         Args:
             deadline: on the monotonic clock, in seconds; None waits as long as the bus lives.
@@ -170,7 +170,7 @@ class BlockingConnection:
             Disconnected: the bus has gone.
         """
         while serial not in self._replies:
-            # Whatever else comes must not hold us up.
+            # Other messages must not extend the wait.
             late = not self.wait(deadline) or _is_over(deadline)
             if late and serial not in self._replies:
                 return False
@@ -222,20 +222,20 @@ class BlockingConnection:
     # -- signals ---------------------------------------------------------------
 
     def hear(self, name: str) -> None:
-        """Have the signals that come from the owner of a name in ``signal``, too.
+        """Have ``signal`` return the signals of a name's owner, too.
 
-        Match rules are the caller's to make. Without this, only the bus's own signals are
-        there: anybody may send us one.
+        The caller must add the match rules. Without this call, ``signal`` returns only the
+        bus's own signals: any client may send us one.
         """
         self._heard.add(name)
         self._write(self._follow(name))
 
     def owner(self, name: str) -> str:
-        """Who owns a name that was called or is heard, as of the last message read."""
+        """The owner of a name that was called or is heard, as of the last message read."""
         return self._answers.owner(name)
 
     def _follow(self, name: str) -> bytes:
-        """What has the bus tell of each owner of a name."""
+        """The calls that make the bus report each owner of a name."""
         questions = b""
         for member, argument, on_answer in self._answers.follow(name):
             questions += self._call_bytes(DRIVER, DRIVER_PATH, DRIVER, member, "s", argument)
@@ -278,7 +278,7 @@ class BlockingConnection:
         if deadline is None:
             self._sock.settimeout(None)
         else:
-            # A socket that is told to wait for no time does not wait, and says so otherwise.
+            # A timeout of 0 makes a socket non-blocking, with another exception.
             left = max(deadline - time.monotonic(), 1e-6)
             self._sock.settimeout(min(left, _LONGEST_WAIT))
 
@@ -298,7 +298,7 @@ class BlockingConnection:
                 return data
 
     def wait(self, deadline: float | None) -> bool:
-        """Take what comes, for ``reply`` and ``signal``; False if nothing came in time.
+        """Read messages for ``reply`` and ``signal``; False if none came in time.
 
         Raises:
             Disconnected: the bus has gone.
@@ -320,12 +320,12 @@ class BlockingConnection:
                 self._refuse(message)
 
     def _is_heard(self, signal: wire.Received) -> bool:
-        """Whether a signal is the bus's (a peer says no sender), or of an owner that we hear."""
+        """Whether a signal is the bus's (a peer gives no sender), or a heard owner's."""
         owners = [self._answers.owner(name) for name in self._heard]
         return signal.sender in ("", DRIVER, *owners)
 
     def _refuse(self, call: wire.Received) -> None:
-        """Nobody is served here: the caller must not wait for a timeout."""
+        """We serve no objects: spare the caller the timeout."""
         self._serial += 1
         error = wire.encode(
             wire.ERROR,

@@ -1,4 +1,4 @@
-"""Method calls on a connection: ours and their answers, and the answers to those of others."""
+"""Method calls on a connection: outgoing ones with their answers, and replies to incoming ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CALL_TIMEOUT: Final = 25.0
 
 
 class Calls(ABC):
-    """What a connection can be asked for, whatever it is made of.
+    """The calls of a connection, independent of its transport.
 
     Attributes:
         unique_name: the name that the bus gave us; empty towards a peer.
@@ -41,12 +41,12 @@ class Calls(ABC):
 
     @abstractmethod
     def corked(self) -> AbstractContextManager[None]:
-        """What is sent within this context leaves at its end, by one system call."""
+        """Messages sent within this context leave at its end, in one system call."""
 
     def expect(
         self, serial: int, on_reply: Callable[[Message | DBusError], None], asked: str | None = None
     ) -> None:
-        """Have the answer to a call that was sent already given to ``on_reply``.
+        """Pass the answer to a call that was sent already to ``on_reply``.
 
         Args:
             asked: the call's destination; towards a peer there is none.
@@ -59,8 +59,8 @@ class Calls(ABC):
     def request(self, message: Message, on_reply: Callable[[Message | DBusError], None]) -> int:
         """Send a call; ``on_reply`` is called in the order in which answers arrive.
 
-        That order matters: what the bus sent before an answer has been handled
-        when the answer is, which a task woken by a future cannot promise.
+        That order matters: all earlier messages of the bus have been handled when the
+        answer is. A task woken by a future cannot guarantee that.
 
         Returns:
             the serial, for ``forget``.
@@ -72,16 +72,16 @@ class Calls(ABC):
         return serial
 
     def follow(self, name: str) -> None:
-        """Have the bus tell of each owner of a name, for ``owner`` and for answers' sake."""
+        """Track the owner of a name, for ``owner`` and for the check of answers."""
         for member, argument, on_answer in self._answers.follow(name):
             self.request(of_bus(member, "s", [argument]), on_answer)
 
     def owner(self, name: str) -> str:
-        """Who owns a name that is followed, as of the last message read; empty for nobody."""
+        """The owner of a followed name, as of the last message read; empty for none."""
         return self._answers.owner(name)
 
     def forget(self, serial: int) -> None:
-        """Wait no longer for the answer to a request."""
+        """Stop waiting for the answer to a request."""
         self._answers.forget(serial)
 
     async def call(
@@ -119,7 +119,7 @@ class Calls(ABC):
         return await self.call_message(message, timeout=timeout)
 
     async def call_message(self, message: Message, *, timeout: float | None) -> list[Any]:  # noqa: ASYNC109
-        """Like ``call``, with a message made by the caller."""
+        """Like ``call``, with the caller's own message."""
         answer: asyncio.Future[Message | DBusError] = asyncio.get_running_loop().create_future()
 
         def on_reply(reply: Message | DBusError) -> None:
@@ -154,10 +154,10 @@ class Calls(ABC):
         """Call a method of the bus with each argument, all before the first answer.
 
         Returns:
-            the answers, in the arguments' order; a connection that ends is one of them.
+            the answers, in the arguments' order; for a connection that ends, Disconnected.
 
         Raises:
-            NoReply: they did not all come in time.
+            NoReply: not all came in time.
         """
         answers: list[Message | DBusError] = []
         calls = [of_bus(member, "s", [each]) for each in arguments]
@@ -186,19 +186,19 @@ class Calls(ABC):
     def reply_error(self, call: Message, error: DBusError) -> None:
         """Answer a call with an error, unless its sender wants no answer."""
         if not call.flags & MessageFlag.NO_REPLY_EXPECTED:
-            # It may quote what the caller has sent.
+            # The text may quote the caller's own input.
             self.send(Message.new_error(call, error.dbus_name, bounded(str(error))))
 
     async def sync(self) -> None:
-        """Return when the peer has taken, and answered, all that was sent before."""
+        """A round trip: return when the peer has taken, and answered, all earlier messages."""
         await self.call_bus("GetId")
 
 
 async def within(seconds: float | None, future: asyncio.Future[Any]) -> bool:
     """Wait for a future; whether it was done in time.
 
-    Not by asyncio.timeout: that drops an answer that is there when the time is up, as it
-    is whenever this process stood still for longer.
+    Rejected: asyncio.timeout. It drops an answer that is there at the deadline, and that
+    happens whenever this process stood still for longer than the timeout.
     """
     done, _ = await asyncio.wait([future], timeout=seconds)
     return bool(done)

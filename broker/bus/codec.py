@@ -1,13 +1,12 @@
-"""Messages of dbus-next's to bytes and back.
+"""dbus-next's messages to bytes and back.
 
-dbus-next has had no release since 2021 and will have none. What is kept of it is its
-classes of messages and variants, and its checks of names and values, which are right;
-its connections are not (they die on a full socket buffer, hang when the peer closes
-during authentication, leak descriptors and sockets, never answer a call after a
-disconnect), so they are not used at all: ``connection.py`` has one on asyncio's
-transports. Its reader is not used either: it raises on a header field or a type of
-message that it does not know, where the specification says "must be ignored", and it
-takes twice the time of ``marshalling``, which both connections read with.
+dbus-next has had no release since 2021 and will have none. We use its message and variant
+classes, and its checks of names and values, which are right. We do not use its connections:
+they die on a full socket buffer, hang when the peer closes during authentication, leak
+descriptors and sockets, and never answer a call after a disconnect. ``connection.py`` has
+one on asyncio's transports. We do not use its reader either: it raises on an unknown header
+field or message type, where the specification says "must be ignored", and it takes twice
+the time of ``marshalling``, the reader of both connections.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from broker.bus.driver import DRIVER, DRIVER_PATH
 from broker.bus.frames import Head, MalformedMessageError, Splitter
 from broker.bus.wire import FIELDS
 
-# Python 3.15 has dropped a function of typing that dbus-next imports, for its own
-# decorators, which are not used here: any object will do.
+# Python 3.15 has dropped a function of typing that dbus-next imports for its decorators.
+# We do not use those, so any object will do.
 if not hasattr(typing, "no_type_check_decorator"):
     typing.no_type_check_decorator = lambda decorator: decorator
 
@@ -44,18 +43,18 @@ __all__ = [
     "size",
 ]
 
-# Parsed signatures that are kept. Our own interfaces use some 40; peers invent others, for
-# which dbus-next's own cache would grow without end.
+# The number of cached parsed signatures. Our own interfaces use some 40; peers may invent
+# others, and dbus-next's own cache has no limit.
 _MAX_SIGNATURES: Final = 512
-# The bus says who the sender is.
+# The bus fills in the sender.
 _SENT: Final = [name for name in FIELDS if name not in ("sender", "unix_fds")]
-# The body of a longer message is read when somebody asks for it: megabytes of
-# integers take seconds, and whoever is sent them may refuse them for their signature.
+# The body of a longer message is read on first use: megabytes of integers take
+# seconds, and the receiver may refuse them for their signature alone.
 SMALL: Final = 1024
 
 
 class _LargeMessage(Message):  # type: ignore[misc] # dbus-next has no types
-    """One whose body, which begins at ``start``, is not read yet."""
+    """A message whose body is read on first use; it begins at ``start``."""
 
     def __init__(self, frame: bytes, start: int, fields: dict[str, Any]) -> None:
         super().__init__(**fields)
@@ -71,7 +70,7 @@ class _LargeMessage(Message):  # type: ignore[misc] # dbus-next has no types
 
 
 def size(message: Message) -> int:
-    """How much of our memory a message that was read takes, in bytes and at most."""
+    """An upper bound of the memory that a received message takes, in bytes."""
     return message.size if isinstance(message, _LargeMessage) else SMALL
 
 
@@ -79,7 +78,7 @@ def encode(message: Message) -> bytes:
     """The bytes of a message whose serial is set; file descriptors travel beside them.
 
     Raises:
-        ValueError, TypeError, AttributeError, struct.error: its body does not have its signature.
+        ValueError, TypeError, AttributeError, struct.error: its body does not match its signature.
         LimitsExceeded: an array in it is too long for the protocol.
     """
     fields = {name: value for name in _SENT if (value := getattr(message, name))}
@@ -94,18 +93,18 @@ def decode(frame: bytes) -> Message | None:
     """The message in one whole frame.
 
     Returns:
-        None for a type of message that this version of the protocol does not
-        have: "Unknown types must be ignored".
+        None for a message type unknown to this version of the protocol: "Unknown types
+        must be ignored".
 
     Raises:
-        MalformedMessageError: the frame contradicts its own header. Of a large
-            message, the body may raise it when it is asked for. (A ``Head`` has none.)
+        MalformedMessageError: the frame contradicts its own header. The body of a large
+            message may raise it on first use. (A ``Head`` has no body.)
     """
     kind = frame[1]
     if not 1 <= kind <= 4:
         return None
     serial, fields, start = wire.header(frame)
-    fields.pop("unix_fds", None)  # what is behind them is the transport's
+    fields.pop("unix_fds", None)  # descriptors are the transport's
     signature = "" if isinstance(frame, Head) else fields.pop("signature", "")
     try:
         if "sender" in fields:

@@ -1,13 +1,13 @@
 """One connection to a bus or to a peer, on asyncio's transports.
 
-asyncio keeps what the socket does not take at once and goes on when it is
-writable, so a burst never ends a connection. When more than its high-water
-mark is waiting, nothing is read until the peer has caught up: whoever floods
-us with calls waits for the answers, and they do not pile up here.
+asyncio buffers the bytes that the socket does not take at once, and goes on when
+it is writable, so a burst never ends a connection. Above its high-water mark we stop
+reading until the peer has caught up: a client that floods us with calls waits for
+its answers, and they do not pile up here.
 
-File descriptors are never negotiated with a bus, so none can be sent to us
-and leak; towards dbus-broker's controller socket they are, for the one
-message that carries the listening socket.
+File descriptors are never negotiated with a bus, so a peer cannot send us any, and none
+leak. They are negotiated on dbus-broker's controller socket, for the one message that
+carries the listening socket.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# At once; a message of an activation has a tenth of a kilobyte.
+# For one read; a message of an activation has a tenth of a kilobyte.
 READ_BYTES: Final = 65536
-# Of one message from anybody: no question or answer of ours is nearly as long.
+# For one message from any sender: no call or answer of ours is nearly as long.
 TAKEN: Final = 8 << 20
 
 type_return = MessageType.METHOD_RETURN
@@ -54,18 +54,18 @@ type_error = MessageType.ERROR
 
 
 class Connection(Calls, asyncio.BufferedProtocol):
-    """A D-Bus connection; made by ``to_bus`` or ``to_peer``, never directly.
+    """A D-Bus connection; made by ``to_bus`` or ``to_peer``, never by the constructor.
 
     Attributes:
         unique_name: the name that the bus gave us; empty towards a peer.
         guid: of the server, 32 hex digits.
-        largest: the most bytes that the peer takes in one message; it hangs up on more.
+        largest: the peer's maximum message size in bytes; it hangs up on a larger one.
         on_message: gets every method call and signal, in the order of arrival,
             from within the event loop; it must not block. Without one, calls
             are answered with UnknownMethod.
         on_closed: called once, when the connection has ended for any reason.
-        on_writable: called whenever the peer was behind, and is not any more.
-        sift: gets the frames of one reading and returns those that are to be decoded.
+        on_writable: called when the peer has caught up after a backlog.
+        sift: gets the frames of one read and returns those to decode.
     """
 
     def __init__(self, sock: socket.socket, *, pass_fds: bool) -> None:
@@ -94,10 +94,10 @@ class Connection(Calls, asyncio.BufferedProtocol):
 
     @classmethod
     async def to_bus(cls, sock: socket.socket, *, timeout: float = CALL_TIMEOUT) -> Self:  # noqa: ASYNC109
-        """Authenticate on a connected socket, which is ours from now on, and say Hello.
+        """Authenticate on a connected socket, and say Hello; we take over the socket.
 
         Raises:
-            Disconnected: the peer closed, or refused us.
+            Disconnected: the peer closed the connection, or refused us.
             NoReply: it was silent for ``timeout`` seconds.
         """
         self = await cls._open(sock, pass_fds=False, timeout=timeout)
@@ -116,7 +116,7 @@ class Connection(Calls, asyncio.BufferedProtocol):
 
     @classmethod
     async def to_peer(cls, sock: socket.socket, *, timeout: float = CALL_TIMEOUT) -> Self:  # noqa: ASYNC109
-        """Authenticate towards a peer that is no bus: there is no Hello and no name.
+        """Authenticate towards a peer that is not a bus: without Hello and a name.
 
         Raises: the same as ``to_bus``.
         """
@@ -133,7 +133,7 @@ class Connection(Calls, asyncio.BufferedProtocol):
                 raise NoReply(f"no answer to the authentication within {timeout:g} s")
             self._ready.result()
         except BaseException:
-            self._ready.cancel()  # nobody asks for it any more
+            self._ready.cancel()  # no longer awaited
             self.close()
             raise
         return self
@@ -146,7 +146,7 @@ class Connection(Calls, asyncio.BufferedProtocol):
         self._transport.write(self._authentication.opening)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where to read to: asyncio's own way maps and unmaps 256 KiB for each message."""
+        """Our own read buffer: asyncio would map and unmap 256 KiB for each message."""
         del sizehint
         return self._buffer
 
@@ -176,11 +176,11 @@ class Connection(Calls, asyncio.BufferedProtocol):
             self.close()
 
     def eof_received(self) -> None:
-        """End at once: asyncio's own way waits until the peer takes what is queued."""
+        """End at once: asyncio would wait until the peer takes the queued messages."""
         self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Everyone who waits is answered: a call never outlives its connection."""
+        """Give every pending call an error: a call never outlives its connection."""
         reason = Disconnected(f"the connection has ended: {exc or 'closed'}")
         if not self._ready.done():
             self._ready.set_exception(reason)
@@ -191,7 +191,7 @@ class Connection(Calls, asyncio.BufferedProtocol):
             self.on_closed()
 
     def pause_writing(self) -> None:
-        """The peer is behind: take no more work from it."""
+        """The peer has a backlog: stop reading its calls."""
         assert self._transport is not None
         self._writable.clear()
         self._transport.pause_reading()
@@ -210,7 +210,7 @@ class Connection(Calls, asyncio.BufferedProtocol):
             message = decode(frame)
         except MalformedMessageError as e:
             # The frame's length was right, so the next message is readable: the
-            # connection lives, whoever sent this has no answer to expect.
+            # connection goes on, and the sender gets no answer.
             log.warning("ignoring a message: %s", e)
             return
         if message is None:
@@ -226,7 +226,7 @@ class Connection(Calls, asyncio.BufferedProtocol):
         self.on_message(message)
 
     def take_at_most(self, size: int) -> None:
-        """Refuse calls that have more bytes, and ignore other messages, without keeping them."""
+        """Refuse calls that are longer, and drop other long messages, without storing them."""
         self._splitter.most = size
 
     def _refuse_long(self, message: Message) -> None:
@@ -237,7 +237,7 @@ class Connection(Calls, asyncio.BufferedProtocol):
             log.warning("ignoring a message that is too long, from %s", message.sender)
 
     def refuse(self, message: Message) -> None:
-        """Answer a call that nobody here serves: its sender must not wait for a timeout."""
+        """Answer a call without a handler: spare its sender the timeout."""
         if message.message_type is MessageType.METHOD_CALL:
             self.reply_error(message, UnknownMethod("this connection serves no objects"))
 
@@ -255,18 +255,18 @@ class Connection(Calls, asyncio.BufferedProtocol):
 
     @property
     def is_writable(self) -> bool:
-        """Whether no more waits to be written than the system takes soon."""
+        """Whether the backlog is below the high-water mark."""
         return self._writable.is_set()
 
     async def wait_writable(self) -> None:
-        """Return when the peer is not behind, or has gone."""
+        """Return when the peer has caught up, or has gone."""
         await self._writable.wait()
 
     def send(self, message: Message) -> int:
         """Queue a message and return its serial; dropped if the connection has ended.
 
         Raises:
-            LimitsExceeded: it is larger than the peer takes, and is not sent.
+            LimitsExceeded: the message exceeds the peer's maximum, and is not sent.
         """
         serial = message.serial = self._next_serial()
         if not self.closed:
@@ -284,7 +284,7 @@ class Connection(Calls, asyncio.BufferedProtocol):
 
     @contextlib.contextmanager
     def corked(self) -> Iterator[None]:
-        """What is sent within this context leaves at its end, by one system call."""
+        """Messages sent within this context leave at its end, in one system call."""
         self._corked = bytearray()
         try:
             yield
@@ -294,10 +294,10 @@ class Connection(Calls, asyncio.BufferedProtocol):
                 self._write(data)
 
     def send_with_fds(self, message: Message, fds: Iterable[int]) -> int:
-        """Send a message with descriptors, which stay open here, at once.
+        """Send a message with descriptors at once; they stay open here.
 
-        Only for a connection on which nothing waits to be written: asyncio's
-        transports carry no descriptors, and these must not overtake.
+        Only for a connection without a backlog: asyncio's transports carry no
+        descriptors, and this message must not overtake queued ones.
 
         Raises:
             Disconnected: the peer has gone, or does not read.
@@ -311,7 +311,7 @@ class Connection(Calls, asyncio.BufferedProtocol):
             sent = socket.send_fds(self._sock, [data], message.unix_fds)
         except OSError as e:
             raise Disconnected(f"cannot pass descriptors: {os.strerror(e.errno or 0)}") from e
-        # They went with the first byte; the rest, if any, can wait its turn.
+        # The descriptors went with the first byte; the rest, if any, may be queued.
         cast("asyncio.Transport", self._transport).write(data[sent:])
         return serial
 
@@ -322,7 +322,7 @@ class Connection(Calls, asyncio.BufferedProtocol):
     # -- the end ---------------------------------------------------------------
 
     def close(self) -> None:
-        """End the connection; what is queued is dropped. May be called again."""
+        """End the connection and drop queued messages. May be called again."""
         self._closing = True
         if self._transport is None:
             self._sock.close()

@@ -1,4 +1,4 @@
-"""The bus itself as a peer: its name, and the words of its interface."""
+"""The bus driver: its name, path and constants."""
 
 from __future__ import annotations
 

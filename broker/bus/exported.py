@@ -1,4 +1,4 @@
-"""An interface of an object, as whoever exports the object makes it."""
+"""The base class for an interface of an exported object."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from broker.bus.codec import Variant
 if TYPE_CHECKING:
     from broker.bus.interface import InterfaceSpec
 
-# Of the types that private properties have.
+# For each type of private properties.
 _EMPTY: Final[dict[str, Any]] = {"as": [], "s": ""}
 
 
@@ -19,28 +19,29 @@ class Interface(ABC):
 
     __slots__ = ()
     spec: ClassVar[InterfaceSpec]
-    # Properties that not everybody may read. Not in the XML: clients know no such annotation.
+    # Properties that only privileged callers may read. Not in the XML: clients know no such
+    # annotation.
     private: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def get(self, name: str) -> Any:
-        """The value of a property that the XML lists, as dbus-next's types want it."""
+        """The value of a property that is defined in the XML, as dbus-next's types expect it."""
 
     @abstractmethod
     async def call(self, member: str, arguments: list[Any], caller: str) -> list[Any]:
-        """Carry out a method that the XML lists; arguments have its signature.
+        """Carry out a method that is defined in the XML; arguments match its signature.
 
         Args:
-            caller: the unique name of the connection that calls.
+            caller: the unique name of the calling connection.
 
         Raises:
-            DBusError: what the caller is told.
-            Broken: the session cannot go on. Anything else is a fault of ours, and costs
-                the caller alone.
+            DBusError: the error reply for the caller.
+            Broken: the session cannot go on. Any other exception is a bug of ours, and
+                only this call fails.
         """
 
     def get_all(self, *, trusted: bool) -> dict[str, Variant]:
-        """Every property; those that are private are empty for who is not trusted."""
+        """Every property; private ones are empty for an untrusted caller."""
         return {
             name: Variant(
                 spec.signature,

@@ -1,4 +1,4 @@
-"""A stream of bytes cut into frames of one message each."""
+"""Cuts a stream of bytes into frames of one message each."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FIXED_HEADER: Final = 16
 
 
 class MalformedMessageError(DBusError):
-    """A frame does not hold a message that the specification allows."""
+    """A frame does not hold a valid message."""
 
     dbus_name = InvalidArgs.dbus_name
 
 
 class Head(bytes):
-    """The header of a message that is longer than is taken; the rest of it is never kept."""
+    """The header of a message above the limit; the rest of it is never stored."""
 
     __slots__ = ()
 
@@ -32,21 +32,21 @@ class Splitter:
     """Cuts a stream of bytes into frames of one message each.
 
     Attributes:
-        most: bytes of a message that is taken. Of a longer one there is the ``Head``, or
-            nothing if that is longer as well.
+        most: the limit for a message, in bytes. A longer one yields its ``Head``, or
+            nothing if even that is longer.
     """
 
     def __init__(self) -> None:
         self.most = MAX_MESSAGE
         self._buffer = bytearray()
-        self._skipped = 0  # bytes that are still to come of a message that is not taken
+        self._skipped = 0  # bytes still to come of a message above the limit
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Frames that are whole now, and heads.
+        """The frames that are complete now, and heads.
 
         Raises:
-            MalformedMessageError: the stream is not D-Bus, or a message is longer than
-                the specification allows; nothing after it can be read.
+            MalformedMessageError: the stream is not D-Bus, or a message exceeds the
+                specification's maximum; nothing after it can be read.
         """
         if self._skipped:
             passed = min(self._skipped, len(data))
@@ -75,7 +75,7 @@ class Splitter:
             del self._buffer[:start]
 
     def _head(self, start: int) -> int:
-        """Where the header of a long message ends; where it begins, if it is too long itself."""
+        """The end of a long message's header; its beginning, if the header is too long itself."""
         order = "<" if self._buffer[start] == ord("l") else ">"
         (fields,) = struct.unpack_from(f"{order}I", self._buffer, start + 12)
         head: int = FIXED_HEADER + (fields + 7 & ~7)

@@ -1,9 +1,8 @@
-"""What an introspection XML file says of an interface.
+"""An interface as its introspection XML file describes it.
 
-The files are the source of truth: what they list is what can be called, read
-and subscribed to, and introspection answers with their very text, so that
-annotations and argument names reach ``busctl`` and ``gdbus``. (dbus-next makes
-its XML from Python signatures and knows no annotations.)
+The files are the source of truth for methods, properties and signals. Introspection
+answers with their very text, so that annotations and argument names reach ``busctl``
+and ``gdbus``. (dbus-next makes its XML from Python signatures and knows no annotations.)
 """
 
 from __future__ import annotations
@@ -44,11 +43,11 @@ class InterfaceSpec:
 
 
 def load(directory: str, name: str) -> InterfaceSpec:
-    """The interface with this name, from the file with its name in a directory of ours.
+    """The interface with this name, from the file of that name in a directory of ours.
 
-    Plain paths: importlib.resources would bring in 1 MB of archive formats.
+    Plain paths: importlib.resources would import 1 MB of archive formats.
     """
-    # Only files of this package come here, so the XML is trusted.
+    # Only for files of this package, so the XML is trusted.
     element = ET.parse(os.path.join(directory, f"{name}.xml")).find("interface")  # noqa: S314
     assert element is not None, name
     element.tail = "\n"

@@ -1,4 +1,4 @@
-"""A connection to our bus that is made anew when it is lost."""
+"""A connection to our bus that reconnects when it is lost."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# In seconds: between two attempts to connect, doubled from the first to the last, when it
-# is said that they fail.
+# In seconds: the pause between two attempts to connect, which doubles from the first to the
+# last. At the last, the log says that they fail.
 _FIRST_DELAY: Final = 0.01
 _LAST_DELAY: Final = 0.64
 
 
 class LastingConnection:
-    """A bus may throw a client off that lives: dbus-broker does, when a uid's quota is used up.
+    """A bus may disconnect a live client: dbus-broker does, when a uid's quota is used up.
 
-    That is no end of the bus, which its process tells, and no news of anything on it. So the
-    connection is made anew for as long as it takes, and ``take_up`` puts it in the old
-    one's place.
+    This is not the end of the bus, which the exit of its process shows, and says nothing about
+    other clients. So we reconnect for as long as it takes, and ``take_up`` replaces the old
+    connection.
 
     Args:
-        name: what it is for, in the log.
-        take_up: called with each new connection, the first included; a DBusError, such as the
-            loss of the new connection, has it tried again with another one.
+        name: the connection's purpose, for the log.
+        take_up: called with each new connection, the first included. After a DBusError, such
+            as the loss of the new connection, it is called again with another one.
 
     Attributes:
-        up: set while there is a connection that was taken up.
-        on_lost: called when there is none any more.
+        up: set while there is a taken-up connection.
+        on_lost: called when it is lost.
     """
 
     def __init__(self, name: str, take_up: Callable[[Connection], Awaitable[None]]) -> None:
@@ -53,7 +53,7 @@ class LastingConnection:
 
     @property
     def connection(self) -> Connection:
-        """The newest, which is closed while there is none; only after ``open``."""
+        """The newest connection, closed while there is no other; only after ``open``."""
         assert self._connection is not None
         return self._connection
 
@@ -61,11 +61,11 @@ class LastingConnection:
         """Connect for the first time.
 
         Args:
-            where: the address; the bus there must stay the same one.
+            where: the address, always of the same bus.
             timeout: in seconds.
 
         Raises:
-            DBusError: there is no connection, or it was not taken up.
+            DBusError: the connection or ``take_up`` failed.
         """
         self._where = where
         await self._connect(address.connect(where), timeout)
@@ -90,14 +90,14 @@ class LastingConnection:
 
     def _on_closed(self) -> None:
         if not self.up.is_set() or self._closing:
-            return  # its maker finds out
+            return  # ``_connect`` notices
         self.up.clear()
         self.on_lost()
         self._remaking = asyncio.get_running_loop().create_task(self._remake())
         self._remaking.add_done_callback(_report_fault)
 
     async def _remake(self) -> None:
-        # Nothing is said at once: a bus that ends closes all connections before its
+        # Not logged at once: a bus that exits closes all connections before its
         # process is reaped.
         delay = _FIRST_DELAY
         reason = ""
@@ -122,11 +122,11 @@ class LastingConnection:
         *,
         timeout: float = CALL_TIMEOUT,  # noqa: ASYNC109 - see Connection.call
     ) -> list[Any]:
-        """Call a method of the bus, and again if the connection is lost: not one that counts calls.
+        """Call a method of the bus, and again if the connection is lost: for idempotent methods.
 
         Raises:
             RemoteError: the answer is an error.
-            NoReply: none came within ``timeout`` seconds.
+            NoReply: no answer came within ``timeout`` seconds.
             Disconnected: the connection was closed here.
         """
         try:
@@ -144,9 +144,9 @@ class LastingConnection:
             raise NoReply(f"no answer to {member} within {timeout:g} s") from None
 
     def close(self) -> None:
-        """End it, and make no other."""
+        """Close the connection for good."""
         self._closing = True
-        self.up.set()  # calls that wait for it find it closed
+        self.up.set()  # calls that wait for it find the connection closed
         if self._remaking is not None:
             self._remaking.cancel()
         if self._connection is not None:
@@ -154,7 +154,7 @@ class LastingConnection:
 
 
 def _report_fault(task: asyncio.Task[None]) -> None:
-    """What everything rests on: its fault must not pass unheard."""
+    """Report a failure of the task: all else depends on it."""
     if not task.cancelled() and (fault := task.exception()):
         asyncio.get_running_loop().call_exception_handler(
             {"message": "a connection cannot be made anew", "exception": fault, "task": task}

@@ -1,12 +1,12 @@
 """Values to the bytes of a message's body and back (D-Bus specification, Marshaling).
 
-The one reader and writer of both connections. Each type is looked at once, and becomes
-a function that is kept; to look at it anew for each value, as dbus-next does, takes twice
-as long to read and four times as long to write. The tests hold it against dbus-next.
+The one reader and writer of both connections. Each type is parsed once, into a cached
+function. Parsing it for each value, as dbus-next does, takes twice as long to read and four
+times as long to write. The tests compare the results with dbus-next's.
 
-Values are plain Python ones: a struct is a list, an array of bytes bytes, a dictionary
-a dict. A variant is read as the value in it, or as the caller's ``wrap`` of its signature
-and value, and written as a pair of both, or as dbus-next's Variant.
+Values are plain Python ones: a struct is a list, an array of bytes is bytes, a dictionary
+is a dict. A variant is read as its value, or as the caller's ``wrap`` of its signature
+and value. It is written from a pair of both, or from dbus-next's Variant.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     # Appends a value.
     Writer = Callable[[bytearray, Any], None]
-    # Takes the message and where in it the value is, which may be before its
-    # alignment; returns it, and where it ends.
+    # Takes the message and the offset of a value, before alignment; returns the value and the
+    # offset of its end.
     Reader = Callable[[bytes, int], tuple[Any, int]]
     # Makes a variant of a complete type and a value.
     Wrap = Callable[[str, Any], Any]
 
-# Type codes to struct's, for types of one size, which is their alignment.
+# Type codes to struct's, for types of a fixed size, which is their alignment.
 _FIXED: Final = {
     "y": "B",
     "b": "I",
@@ -45,12 +45,12 @@ _ALIGNMENT: Final = {"s": 4, "o": 4, "a": 4, "g": 1, "v": 1, "(": 8, "{": 8}
 _PADDING: Final = [bytes(size) for size in range(8)]
 _LENGTH: Final = struct.Struct("<I")
 # "The maximum length of an array in bytes is 2 to the 26th power" (D-Bus specification,
-# Basic types); a bus hangs up on who sends a longer one.
+# Basic types); a bus hangs up on the sender of a longer one.
 MAX_ARRAY: Final = 1 << 26
-# Signatures come from peers too, which could invent them without end.
+# A limit, since peers may invent any number of signatures.
 _KEPT: Final = 256
-# What the bytes of no value raise. Past the end: IndexError and struct.error; a key that
-# is no key: TypeError. UnicodeDecodeError is a ValueError.
+# The exceptions of a reader on invalid bytes. Past the end: IndexError and struct.error; a
+# dictionary key of a container type: TypeError. UnicodeDecodeError is a ValueError.
 MALFORMED: Final = (ValueError, IndexError, struct.error, TypeError, RecursionError)
 
 
@@ -59,7 +59,7 @@ def types(signature: str) -> tuple[str, ...]:
     """The complete types of a signature.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the signature is not valid.
     """
     found = []
     at = 0
@@ -71,7 +71,7 @@ def types(signature: str) -> tuple[str, ...]:
 
 
 def _end(signature: str, start: int) -> int:
-    """Where the complete type that begins at ``start`` ends."""
+    """The end of the complete type that begins at ``start``."""
     at = start
     while signature[at : at + 1] == "a":
         at += 1
@@ -96,10 +96,10 @@ def _alignment(kind: str) -> int:
 
 
 def body(signature: str, values: Iterable[Any]) -> bytearray:
-    """The body that has these values.
+    """The bytes of a body with these values.
 
     Raises:
-        ValueError, TypeError, AttributeError, struct.error: they do not have the signature.
+        ValueError, TypeError, AttributeError, struct.error: they do not match the signature.
         LimitsExceeded: one of them is an array of more than 64 MiB.
     """
     out = bytearray()
@@ -110,7 +110,7 @@ def body(signature: str, values: Iterable[Any]) -> bytearray:
 
 @lru_cache(_KEPT)
 def writer(signature: str) -> Writer:
-    """What appends a value of a complete type; raises as ``body``."""
+    """A function that appends a value of a complete type; raises as ``body``."""
     kind = signature[0]
     if kind in _FIXED:
         return _fixed_writer(struct.Struct("<" + _FIXED[kind]))
@@ -132,10 +132,10 @@ def _fixed_writer(layout: struct.Struct) -> Writer:
 
 
 def _write_text(out: bytearray, value: str) -> None:
-    r"""Strings of D-Bus are UTF-8.
+    r"""D-Bus strings are UTF-8.
 
-    What the system gives (paths, the environment) need not be, and is in Python a string
-    with surrogates: its bytes are sent as ``\xff``.
+    The system's strings (paths, the environment) need not be, and have surrogates in
+    Python: such bytes are sent as ``\xff``.
     """
     try:
         data = value.encode()
@@ -206,13 +206,13 @@ def values(data: bytes, at: int, order: str, signature: str, wrap: Wrap | None =
 
 @lru_cache(_KEPT)
 def reader(order: str, signature: str, wrap: Wrap | None = None) -> Reader:
-    """What reads a value of a complete type.
+    """A function that reads a value of a complete type.
 
-    It raises one of ``MALFORMED`` where the bytes hold no such value, and what ``wrap`` raises.
+    It raises one of ``MALFORMED`` if the bytes hold no such value, and any exception of ``wrap``.
 
     Args:
         order: of bytes, as in ``struct``.
-        wrap: makes a variant; without, the value in it is returned alone.
+        wrap: makes a variant; without it, only the variant's value is returned.
     """
     kind = signature[0]
     length = struct.Struct(order + "I")
@@ -290,7 +290,7 @@ def _struct_reader(readers: list[Reader]) -> Reader:
 
 
 def _span(data: bytes, at: int, length: struct.Struct, alignment: int) -> tuple[int, int]:
-    """Where an array's elements begin and end."""
+    """The beginning and end of an array's elements."""
     at += -at % 4
     start = at + 4
     start += -start % alignment

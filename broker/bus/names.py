@@ -1,4 +1,4 @@
-"""Who owns the names of our services, as the bus tells it."""
+"""Follows the owners of our services' names, by the bus's signals."""
 
 from __future__ import annotations
 
@@ -25,53 +25,53 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Of what one reading brings, so many changes of one name are told, with no answer between
-# them: the first ones and the last. That it was taken and lost, and how things stand, is
-# told by these; the rest is a client that flips the name thousands of times a second.
+# The changes of one name that one read may pass on between two answers: the first ones and
+# the last. These show that the name was taken and lost, and the current owner; the rest come
+# from a client that flips the name thousands of times a second.
 _CHANGES: Final = 8
-# Of what one reading brings, so many calls are refused; the rest get no answer. Nobody has
-# anything to ask of this connection.
+# The calls of one read that get a refusal; the rest get no answer. This connection serves no
+# objects, so no client has a reason to call it.
 _REFUSALS: Final = 16
-# So many names are asked about at once, whatever there are more; a session has some dozens.
+# The maximum of concurrent questions about names; a session has some dozens of names.
 _ASKED: Final = 4096
 
 
 class NameEvents(Protocol):
-    """What a watch tells, from within the event loop."""
+    """The callbacks of a watch, from within the event loop."""
 
     def name_acquired(self, name: str, owner: str, pid: int | None, heard: float) -> None:
         """A connection owns the name now.
 
         Args:
             pid: of its process; None if the connection has closed already, 0 if the bus
-                cannot say, as of a process in another PID namespace.
-            heard: when the bus said so, before it said the PID: in seconds on the event
-                loop's clock.
+                does not know it, as for a process in another PID namespace.
+            heard: the time of the bus's signal, before its answer with the PID: in seconds
+                on the event loop's clock.
         """
 
     def name_lost(self, name: str) -> None:
-        """Nobody owns it any more."""
+        """The name has no owner any more."""
 
 
 @dataclass(slots=True)
 class _News:
-    tell: Callable[[], None] | None = None  # None: the bus has not said the PID yet
+    tell: Callable[[], None] | None = None  # None: the PID is not known yet
 
 
 class NameWatch:
     """Follows NameOwnerChanged for a set of names, and asks for each new owner's PID.
 
-    A PID takes a question and an answer, and other changes of the name can come
-    in between: they wait, so that the order is the bus's. When the connection
-    ends, nothing is told any more: that is no change of an owner. ``resume`` goes on
-    with another connection, and asks again what was not answered.
+    A PID takes a round trip. Other changes of the name during that time are queued, so
+    that callbacks come in the bus's order. The loss of the connection causes no callbacks:
+    no owner has changed. ``resume`` goes on with another connection, and repeats the
+    unanswered questions.
 
-    It has a connection of its own. Whoever flips a name fills its queue at the bus, and
-    calls of our objects would wait behind that.
+    The watch has a connection of its own. A client that flips a name fills this connection's
+    queue at the bus, and calls of our objects would wait behind that.
 
     Args:
-        max_rules: up to so many names have a match rule each; more have one for all that
-            begin alike. Needed where the bus compares each change with each rule.
+        max_rules: up to this number, each name has its own match rule. Above it, names with
+            a common beginning share a rule: for a bus that compares each change with each rule.
     """
 
     def __init__(self, events: NameEvents, max_rules: int) -> None:
@@ -80,26 +80,26 @@ class NameWatch:
         self._connection: Connection | None = None
         self._names: set[str] = set()
         self._in_frames: set[bytes] = set()  # the same names
-        self._rules: set[str] = set()  # those that the bus has
+        self._rules: set[str] = set()  # as the bus has them
         self._changing = asyncio.Lock()  # of the rules
-        # As noted last; a name that nobody owns may be absent.
+        # By the last note; a name without an owner may be absent.
         self._owners: dict[str, str] = {}
         self._news: dict[str, deque[_News]] = {}
-        # Asks what a connection that was lost left without an answer.
+        # Repeats the questions that a lost connection left unanswered.
         self._unanswered: list[Callable[[], None]] = []
         self._next_sync: asyncio.Future[None] | None = None
         self._flips = Flips()
         self._fields_of_change = b""  # those of the last one
-        # Names that are not followed for a while, since somebody flips them.
+        # Names that are not followed for a while, since a client flips them.
         self._muted: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- the set of names --------------------------------------------------------
 
     async def watch(self, names: Collection[str]) -> None:
-        """Follow exactly these names; those that are owned already are told as acquired.
+        """Follow exactly these names; for a name with an owner, ``name_acquired`` is called.
 
-        Without a connection, the next one does it.
+        Without a connection, this happens on the next one.
 
         Raises:
             DBusError: the bus refuses, or does not answer.
@@ -114,8 +114,8 @@ class NameWatch:
     async def resume(self, connection: Connection) -> None:
         """Go on with a new connection.
 
-        Who owns which name is asked anew. An owner that came and went while there was no
-        connection is never heard of, but no question was answered meanwhile, either.
+        All owners are asked for anew. An owner that came and went between the connections
+        goes unnoticed, but no question was answered in that time, either.
 
         Raises:
             DBusError: the bus refuses, or has closed this connection as well.
@@ -124,7 +124,7 @@ class NameWatch:
         connection.on_message = partial(self._on_message, connection)
         connection.sift = self.sift
         await self._set_rules(connection)
-        # Not before: an answer must come behind the owners that are noted here.
+        # Not before: an answer must come after the owners noted here.
         self._connection = connection
         with connection.corked():
             self._note_owners(self._names)
@@ -133,7 +133,7 @@ class NameWatch:
                 ask()
 
     def forget(self, name: str) -> None:
-        """Follow a name no longer; if it is watched again, its owner is asked for anew."""
+        """Stop following a name; if it is watched again, its owner is asked for anew."""
         self._drop(name)
         self._start(self._change_rules([]))
 
@@ -158,7 +158,7 @@ class NameWatch:
                     self._rules ^= {rule}
 
     def _wanted_rules(self) -> set[str]:
-        # Unique names begin with a colon, so no client that comes or goes wakes us.
+        # Unique names begin with a colon, so clients that connect or leave do not wake us.
         if len(self._names) <= self._max_rules:
             return {_rule("arg0", name) for name in self._names - self._muted}
         return {_rule("arg0namespace", name.partition(".")[0]) for name in self._names}
@@ -174,10 +174,10 @@ class NameWatch:
     # -- names that are flipped ------------------------------------------------------
 
     def _mute(self, name: bytes) -> None:
-        """Follow a name no more for a while, and see then who owns it.
+        """Stop following a name for a while, then ask for its owner.
 
-        dbus-broker takes in more changes than it passes on to one client: the queue would
-        grow, and the other names' changes come seconds late.
+        dbus-broker accepts changes faster than it delivers them to one client: the queue would
+        grow, and the other names' changes would come seconds late.
         """
         self._in_frames.discard(name)
         text = name.decode()
@@ -205,11 +205,11 @@ class NameWatch:
     # -- questions -----------------------------------------------------------------
 
     def ask(self, name: str, on_answer: Callable[[str], None]) -> None:
-        """Ask who owns a name; all that the bus said before is told before the answer."""
+        """Ask for a name's owner; all earlier changes are reported before the answer."""
 
         def on_reply(reply: Message | DBusError) -> None:
             owner = _owner(reply)
-            self._note(name, owner)  # for one that is muted, it is news
+            self._note(name, owner)  # for a muted name, it may be a change
             self._add(name, _News(lambda: on_answer(owner)))
 
         self._request(
@@ -217,9 +217,9 @@ class NameWatch:
         )
 
     def ask_processes(self, on_answer: Callable[[frozenset[int]], None]) -> None:
-        """Ask for the PIDs of all who own a well-known name, as far as the bus knows them.
+        """Ask for the PIDs of all owners of well-known names, as far as the bus knows them.
 
-        There is no answer if the bus refuses, nor before there is a connection.
+        No answer comes if the bus refuses, or before there is a connection.
         """
 
         def on_names(reply: Message | DBusError) -> None:
@@ -248,11 +248,11 @@ class NameWatch:
         self._request(of_bus("ListNames"), on_names, lost=partial(self.ask_processes, on_answer))
 
     def synced(self) -> asyncio.Future[None]:
-        """Done when all has been told that the bus had said when this was called."""
+        """Done when all changes that the bus had sent before this call have been reported."""
         if self._next_sync is None:
             loop = asyncio.get_running_loop()
             self._next_sync = loop.create_future()
-            # Shared by all that one reading brings.
+            # Shared by all messages of one read.
             loop.call_soon(self._sync)
         return self._next_sync
 
@@ -262,7 +262,7 @@ class NameWatch:
         self._ask_twice(synced)
 
     def _ask_twice(self, synced: asyncio.Future[None]) -> None:
-        """The first answer comes behind news of owners, the second behind those of their PIDs."""
+        """The first answer comes after the changes of owners, the second after their PIDs."""
 
         def on_reply(_reply: Message | DBusError) -> None:
             if self._news:
@@ -281,7 +281,7 @@ class NameWatch:
         on_reply: Callable[[Message | DBusError], None],
         lost: Callable[[], None],
     ) -> None:
-        """Ask the bus; ``lost`` is called once there is a new connection to ask again."""
+        """Call the bus; if the connection is lost, ``lost`` is called on the next one."""
 
         def on_answer(reply: Message | DBusError) -> None:
             if isinstance(reply, Disconnected):
@@ -297,10 +297,10 @@ class NameWatch:
     # -- what the bus says -----------------------------------------------------------
 
     def sift(self, frames: Iterable[bytes]) -> Iterator[bytes]:
-        """Drop what does not concern us, and join the changes of one name.
+        """Drop irrelevant frames, and merge the changes of one name.
 
-        Changes of different names are independent, and only an answer says how far the
-        bus had come: so those of one name may be joined up to the next answer.
+        Changes of different names are independent, and only an answer marks a point in the
+        bus's order: so those of one name may be merged up to the next answer.
         """
         changes: dict[bytes, list[bytes]] = {}
         refusals = 0
@@ -326,9 +326,9 @@ class NameWatch:
         yield from itertools.chain.from_iterable(changes.values())
 
     def _is_change(self, frame: bytes) -> bool:
-        """A client may send us a signal that looks like one, but not with this sender."""
+        """Checks the sender: a client may send us a lookalike signal, but not with the bus's."""
         fields = peek.fields(frame)
-        # Mostly the bus writes the same ones each time.
+        # The bus mostly writes the same fields.
         if fields != self._fields_of_change:
             if peek.field(frame, peek.SENDER) != DRIVER.encode():
                 return False
@@ -345,7 +345,7 @@ class NameWatch:
             connection.refuse(message)
 
     def _note(self, name: str, owner: str) -> None:
-        # While a watch begins, a change can come both as a signal and as an answer.
+        # At the beginning of a watch, a change can come both as a signal and as an answer.
         if name not in self._names or owner == self._owners.get(name, ""):
             return
         self._owners[name] = owner
@@ -395,7 +395,7 @@ def _rule(key: str, value: str) -> str:
 
 
 def _owner(reply: Message | DBusError) -> str:
-    # The only error that there is says that nobody does.
+    # The only possible error means that there is no owner.
     return "" if isinstance(reply, DBusError) else str(reply.body[0])
 
 

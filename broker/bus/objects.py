@@ -1,8 +1,8 @@
-"""Objects on the bus: who answers a method call, and with which standard error.
+"""Objects on the bus: the dispatch of method calls, and the standard errors.
 
-dbus-next's own server is not used: it sends tracebacks to callers, does not
-say who the caller is, answers for objects that do not exist, and signals
-ObjectManager's news from the wrong path.
+dbus-next's own server is not used: it sends tracebacks to callers, hides the
+caller's name, answers for objects that do not exist, and emits ObjectManager's
+signals from the wrong path.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ INTROSPECTABLE: Final = interface.load(_XML, "org.freedesktop.DBus.Introspectabl
 PROPERTIES: Final = interface.load(_XML, "org.freedesktop.DBus.Properties")
 OBJECT_MANAGER: Final = interface.load(_XML, "org.freedesktop.DBus.ObjectManager")
 
-# What one caller may have under way here, in bytes of its calls: a thousand small
-# ones. What is more costs it a refusal, and nobody else anything. (The reference
-# has such a limit for each connection, max_replies_per_connection.)
+# The limit of one caller's pending calls, in bytes: a thousand small calls. Calls above
+# it are refused, and other callers are not affected. (The reference has such a limit for
+# each connection, max_replies_per_connection.)
 UNDER_WAY: Final = 1 << 20
 
 _FAULT: Final = "fault: %s, called by %s"
@@ -71,7 +71,7 @@ _DOCTYPE: Final = (
 
 
 class _Caller:
-    """What a connection has under way; there is one as long as it has something."""
+    """The pending calls of one client; exists while there are any."""
 
     __slots__ = ("size", "turn")
 
@@ -85,21 +85,21 @@ class ObjectServer:
 
     Args:
         root: the path of the one ObjectManager, which manages all below it.
-        machine_id: what Peer.GetMachineId answers.
+        machine_id: the answer to Peer.GetMachineId.
 
     Attributes:
-        before_reply: awaited before each answer: signals about what the answer
-            implies must be sent first, so that a client which listens is never
-            behind one that asks. And before each reading of properties, so that
-            what changes by being announced does not do so between it and its answer.
-        before_call: awaited before a call that may depend on what was done elsewhere on
-            the bus before it was sent.
-        silent: there is nobody to send signals to, as at first: they wait, and so do answers.
-        require_privilege: awaited with the caller's unique name before it reads what is
-            private; raises AccessDenied.
-        discreet: whether signals may reach others, so that what is private is empty there.
-        on_fault: called for each call that failed by a fault of ours.
-        on_oversize: called for each signal that was not sent, being larger than the bus takes.
+        before_reply: awaited before each answer: signals about the answer's content must
+            be sent first, so that a subscriber is never behind a caller. Also awaited
+            before each reading of properties, so that a property that changes by its
+            announcement does not change between the reading and the answer.
+        before_call: awaited before a call that may depend on earlier events elsewhere on
+            the bus.
+        silent: whether signals have no receiver, as at first: they wait, and so do answers.
+        require_privilege: awaited with the caller's unique name before it reads private
+            properties; raises AccessDenied.
+        discreet: whether signals may reach other users: private properties are empty in them.
+        on_fault: called for each call that failed by a bug of ours.
+        on_oversize: called for each signal that was dropped as too large for the bus.
     """
 
     _connection: Connection  # from ``serve`` on
@@ -115,7 +115,7 @@ class ObjectServer:
         self.on_fault: Callable[[], None] = lambda: None
         self.on_oversize: Callable[[], None] = lambda: None
         self._objects: dict[str, tuple[Interface, ...]] = {}
-        # Parent path to names of children, also for paths that only lead somewhere.
+        # Parent path to names of children, including paths without an object of their own.
         self._children: dict[str, dict[str, int]] = {"/": {}}
         # asyncio keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,7 +123,7 @@ class ObjectServer:
         self._turn = asyncio.Lock()
 
     def serve(self, connection: Connection) -> None:
-        """Serve on a connection; answers to calls on the one before are lost with it.
+        """Serve on a connection; pending answers on the previous one are lost.
 
         Args:
             connection: its ``on_message`` should lead to ``handle``, and ``sift`` to ``sift``.
@@ -133,7 +133,7 @@ class ObjectServer:
     # -- the tree --------------------------------------------------------------
 
     def add(self, path: str, *interfaces: Interface) -> None:
-        """Put an object at a path where there is none."""
+        """Add an object at a free path."""
         assert path not in self._objects, path
         self._objects[path] = interfaces
         for parent, name in _steps(path):
@@ -141,7 +141,7 @@ class ObjectServer:
             children[name] = children.get(name, 0) + 1
 
     def remove(self, path: str) -> None:
-        """Take an object away."""
+        """Remove an object."""
         del self._objects[path]
         for parent, name in _steps(path):
             children = self._children[parent]
@@ -159,33 +159,33 @@ class ObjectServer:
 
     @property
     def behind(self) -> bool:
-        """Whether signals had better wait: the peer has not taken those before."""
+        """Whether signals should wait: the peer has not taken the previous ones."""
         return self.silent or not self._connection.is_writable
 
     def together(self) -> AbstractContextManager[None]:
-        """Signals within this context leave in one piece, at its end."""
+        """Signals within this context leave at its end, in one piece."""
         return self._connection.corked()
 
     def emit_added(self, path: str) -> None:
-        """Tell that an object is new, from the manager's path as the specification says."""
+        """Signal a new object, from the manager's path as the specification requires."""
         described = self._describe(path, trusted=not self.discreet)
         self._emit(self._root, OBJECT_MANAGER, "InterfacesAdded", [path, described])
 
     def emit_removed(self, path: str, interfaces: list[str]) -> None:
-        """Tell that an object has gone."""
+        """Signal a removed object."""
         self._emit(self._root, OBJECT_MANAGER, "InterfacesRemoved", [path, interfaces])
 
     def emit_changed(
         self, path: str, spec: InterfaceSpec, changed: dict[str, Any], invalidated: list[str]
     ) -> None:
-        """Tell new values of properties, or that they must be read again."""
+        """Signal new values of properties, or invalidate them."""
         values = {
             name: Variant(spec.properties[name].signature, value) for name, value in changed.items()
         }
         self._emit(path, PROPERTIES, "PropertiesChanged", [spec.name, values, invalidated])
 
     def emit(self, path: str, spec: InterfaceSpec, member: str, body: list[Any]) -> None:
-        """Send a signal that the XML lists."""
+        """Send a signal that is defined in the XML."""
         self._emit(path, spec, member, body)
 
     def _emit(self, path: str, spec: InterfaceSpec, member: str, body: list[Any]) -> None:
@@ -201,10 +201,10 @@ class ObjectServer:
     # -- calls -----------------------------------------------------------------
 
     def sift(self, frames: Iterable[bytes]) -> Iterator[bytes]:
-        """Drop what costs too much to be decoded only to be dropped.
+        """Drop frames early that would be dropped after decoding.
 
-        No signal is for objects. A call whose sender wants no answer, and has no share
-        left, would be refused without a word.
+        Objects take no signals. A call without a wanted answer, from a sender at its limit,
+        would be refused silently.
         """
         for frame in frames:
             kind = peek.kind(frame)
@@ -218,7 +218,7 @@ class ObjectServer:
             yield frame
 
     def handle(self, call: Message) -> None:
-        """Answer a method call, now or from a task; signals are not for objects."""
+        """Answer a method call, now or from a task; ignore signals."""
         if call.message_type is not MessageType.METHOD_CALL:
             return
         connection = self._connection
@@ -239,7 +239,7 @@ class ObjectServer:
         task.add_done_callback(partial(self._done, call))
 
     def _admit(self, call: Message) -> _Caller:
-        """Count a call as under way, unless its sender has too much there already."""
+        """Count a call as pending, unless its sender is at its limit."""
         caller = self._callers.get(call.sender) or _Caller()
         if caller.size + size(call) > UNDER_WAY:
             raise LimitsExceeded(
@@ -257,7 +257,7 @@ class ObjectServer:
             del self._callers[call.sender]
         self._tasks.discard(task)
         if not task.cancelled() and (fault := task.exception()):
-            # Not the caller's alone: loud, through the loop's handler.
+            # It concerns more than the caller: report it to the loop's handler.
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "a method handler failed", "exception": fault, "task": task}
             )
@@ -275,7 +275,7 @@ class ObjectServer:
             self._failed(connection, call)
 
     def _failed(self, connection: Connection, call: Message) -> None:
-        """A fault of ours: the log has learnt why, the caller learns that it failed."""
+        """A bug of ours: the reason is in the log, the caller gets Failed."""
         self.on_fault()
         _refuse(connection, call)
 
@@ -285,22 +285,22 @@ class ObjectServer:
         try:
             if call.interface not in (PEER.name, INTROSPECTABLE.name):
                 await self.before_call()
-            # One reading can bring thousands of calls with large answers: the next is
-            # begun when the peer has taken most of those before. Both locks are fair, so
+            # One read can bring thousands of calls with large answers: each begins
+            # when the peer has taken most of the answers before. Both locks are fair, so
             # a caller's first call waits for one call of each other caller, not for all.
             async with caller.turn, self._turn:
-                await asyncio.sleep(0)  # for those who came with it to stand in line
+                await asyncio.sleep(0)  # let the callers of the same read queue up
                 await connection.wait_writable()
             body = await work(call.member, call.body, call.sender)
             await self.before_reply()
-            # Here, since results that are not of the XML's types are a fault as well.
+            # Here, since results with other types than the XML's are a bug as well.
             connection.reply(call, results, body)
         except DBusError as e:
             await self.before_reply()
             connection.reply_error(call, e)
 
     async def finish(self) -> None:
-        """Return when every call that came has been answered."""
+        """Return when every received call has been answered."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _find(self, call: Message) -> tuple[str, _Work]:
@@ -358,7 +358,7 @@ class ObjectServer:
     async def _introspect(
         self, path: str, _member: str, _arguments: list[Any], _caller: str
     ) -> list[Any]:
-        self._check_exists(path)  # still: it may have gone since the call was read
+        self._check_exists(path)  # again: it may have gone since the call was read
         specs = self._standard(path)
         specs += [each.spec for each in self._objects.get(path, ())]
         children = "".join(f'<node name="{name}"/>\n' for name in self._children.get(path, ()))
@@ -371,8 +371,8 @@ class ObjectServer:
         await self.before_reply()
         below = self._root.rstrip("/") + "/"
         found: dict[str, dict[str, dict[str, Variant]]] = {}
-        # Reading one can bring others into being (an orphan is found when it is looked for):
-        # they are told as new before this answer, so they must be in it.
+        # Reading an object can create others (an orphan is found by a search): they are
+        # signalled as new before this answer, so they must be in it.
         while new := [
             path
             for path in self._objects
@@ -385,7 +385,7 @@ class ObjectServer:
     async def _properties(
         self, path: str, member: str, arguments: list[Any], caller: str
     ) -> list[Any]:
-        # Before all else: what is read after the last wait is as old as its answer.
+        # First of all: values that are read after the last wait are as new as the answer.
         trusted = await self._may_read(path, member, arguments, caller)
         await self.before_reply()
         self._check_exists(path)
@@ -406,10 +406,10 @@ class ObjectServer:
         raise UnknownProperty(f"{name or path} has no property {arguments[1]}")
 
     async def _may_read(self, path: str, member: str, arguments: list[Any], caller: str) -> bool:
-        """Whether private properties are for the caller; only asked where some are to be read.
+        """Whether the caller may read private properties; checked only if it asks for some.
 
         Raises:
-            AccessDenied: it asks for one alone, and may not.
+            AccessDenied: it may not, and asks for a single one.
         """
         chosen = [
             each for each in self._objects.get(path, ()) if arguments[0] in ("", each.spec.name)

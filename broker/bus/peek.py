@@ -1,7 +1,7 @@
-"""What a frame says about itself, read without decoding it.
+"""Header fields of a frame, read without decoding it.
 
-A flood is thrown away by this: to decode a message takes several times as long. Nothing here
-raises: of a malformed frame the answers are empty, and the decoder says what is wrong.
+These filter a flood: decoding a message takes several times as long. No function here raises:
+for a malformed frame the results are empty, and the decoder reports the error.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def flags(frame: bytes) -> int:
 def field(frame: bytes, wanted: int) -> bytes:
     """A header field that is a string; empty if it is missing.
 
-    Fields are walked one by one: bytes that look like one may stand within another,
-    and who the sender is, only the bus may say.
+    Fields are walked one by one: a field's value may hold bytes that look like another
+    field, and must not pass for the bus's own sender field.
     """
     order = _order(frame)
     at, end = FIXED_HEADER, _body(frame)
@@ -53,7 +53,7 @@ def field(frame: bytes, wanted: int) -> bytes:
 
 
 def fields(frame: bytes) -> bytes:
-    """All header fields, as they are: what two messages with the same ones have in common."""
+    """The raw header fields, for comparing two messages."""
     return frame[FIXED_HEADER : _body(frame)]
 
 
@@ -69,6 +69,6 @@ def _order(frame: bytes) -> Literal["little", "big"]:
 
 
 def _body(frame: bytes) -> int:
-    """Where the body begins, and the header's fields end."""
+    """The beginning of the body, and the end of the header's fields."""
     fields = int.from_bytes(frame[12:16], _order(frame))
     return FIXED_HEADER + fields + -fields % 8

@@ -1,9 +1,9 @@
 """dbus-next's own connection, for tests that are written with it: not used by the broker.
 
-What is wrong with it (see ``codec``) a test can live with, but for one thing: it leaves its
-socket open when it is disconnected, and that is a ResourceWarning in every strict test run.
-The loop must not look at the socket any more when it is closed: the next one has its number,
-and a loop that outlives the test would never be told of that.
+A test can live with its bugs (see ``codec``), except for one: on disconnect it leaves its
+socket open, a ResourceWarning in every strict test run. The loop must stop watching the
+socket before we close it: the next socket reuses its number, and a loop that outlives the
+test would never learn of that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextlib.asynccontextmanager
 async def connected(where: str) -> AsyncIterator[Any]:
-    """A ``dbus_next.aio.MessageBus`` on the bus at an address, closed behind itself."""
+    """A ``dbus_next.aio.MessageBus`` on the bus at an address, closed at the end."""
     from dbus_next.aio import MessageBus  # noqa: PLC0415 - after codec
 
     bus = MessageBus(bus_address=where)
@@ -27,7 +27,7 @@ async def connected(where: str) -> AsyncIterator[Any]:
         yield await bus.connect()
     finally:
         bus.disconnect()
-        # As it does itself when it has read the end, which is too late here.
+        # As it does itself at the end of the stream, which is too late here.
         bus._finalize(EOFError())  # noqa: SLF001 - see below
         bus._stream.close()  # noqa: SLF001 - nothing public closes them
         bus._sock.close()  # noqa: SLF001

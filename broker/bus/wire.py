@@ -1,9 +1,9 @@
 """Messages in D-Bus's wire format: headers and bodies, written and read.
 
-Programs with an event loop have dbus-next's message class on top of it (``codec``). To
-import that takes 80 ms, half of them asyncio's, which a user of the command line would
-wait for each time: so a caller of methods has ``Received``. The tests hold both against
-dbus-next. Values are as in ``marshalling``.
+Programs with an event loop use dbus-next's message class on top of it (``codec``). Its
+import takes 80 ms, half of them asyncio's, a delay for each run of a command: so
+synchronous clients use ``Received``. The tests compare both with dbus-next. Values are as
+in ``marshalling``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _PROTOCOL_VERSION: Final = 1
 
 
 class Received:
-    """A message that came in; fields that it does not have are empty or 0."""
+    """A received message; missing fields are empty or 0."""
 
     path: str = ""
     interface: str = ""
@@ -67,7 +67,7 @@ class Received:
 
     @property
     def body(self) -> list[Any]:
-        """The arguments, read when they are asked for; raises MalformedMessageError."""
+        """The arguments, read on first use; raises MalformedMessageError."""
         if self._body is None:
             self._body = body(self._frame, self._start, self.signature)
             self._frame = b""
@@ -80,7 +80,7 @@ def encode(
     """The bytes of a message; ``fields`` are those of ``Received``.
 
     Raises:
-        ValueError, TypeError, AttributeError, struct.error: the body does not have the signature.
+        ValueError, TypeError, AttributeError, struct.error: the body does not match the signature.
     """
     if signature:
         fields["signature"] = signature
@@ -103,23 +103,23 @@ def assemble(kind: int, flags: int, serial: int, fields: dict[str, Any], body: b
 def decode(frame: bytes) -> Received:
     """The message in one whole frame.
 
-    Its body is read when it is wanted: it may be nobody's.
+    Its body is read on first use: the message may not interest anyone.
 
     Raises:
-        MalformedMessageError: the frame contradicts its own header. Of the body, ``body``
+        MalformedMessageError: the frame contradicts its own header. For the body, ``body``
             raises it.
     """
     return Received(frame)
 
 
 def header(frame: bytes) -> tuple[int, dict[str, Any], int]:
-    """The serial, the fields that are known, by name, and where the body begins.
+    """The serial, the known fields by name, and the offset of the body.
 
-    The fields are read here, not as the array of structs and variants that they are, in a
-    third of the time: an activation waits for this.
+    The fields are read one by one. As the array of structs and variants that they form,
+    they would take three times as long, and an activation waits for this.
 
     Raises:
-        MalformedMessageError: it contradicts itself.
+        MalformedMessageError: the header contradicts itself.
     """
     order = _order(frame)
     fields: dict[str, Any] = {}

@@ -1,1 +1,1 @@
-"""How the command line and tests talk to a running broker."""
+"""The client of a running broker, for the command line and tests."""

@@ -1,6 +1,6 @@
-"""Whether what the broker sends is what its interface promises, before anybody reads it.
+"""Checks the broker's messages against its interface, before any other use.
 
-On a bus of others anyone can own our name, and answer as they please.
+On another user's bus anyone can own our name, and send any answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from broker.bus.wire import Received
 
-# In characters. A descriptor has a mebibyte at most, and nothing that is told is longer.
+# In characters. A descriptor has at most a mebibyte, and no text of the broker's is longer.
 LONGEST: Final = 1 << 20
 _LONGEST_NAME: Final = 255
 _LETTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
@@ -40,10 +40,10 @@ def answer(member: str, message: Received, interface: str = "", name: str = "") 
     """Check the answer to a method.
 
     Args:
-        interface, name: of the properties that were asked for, or of one.
+        interface, name: of the requested properties, or of a single one.
 
     Raises:
-        NotUnderstood: it has another type, or a value that cannot be.
+        NotUnderstood: it has another type, or an impossible value.
     """
     check = _Check(f"answer to {member}")
     if member in ANSWERS:
@@ -67,7 +67,7 @@ def signal(message: Received) -> bool:
     """Check a signal of the broker's.
 
     Returns:
-        whether it is one of those that the interface has; others mean nothing to us.
+        whether the interface has this signal; others are to be ignored.
 
     Raises:
         NotUnderstood: as ``answer``.
@@ -100,7 +100,7 @@ def signal(message: Received) -> bool:
 
 
 class _Check:
-    """Raises what is wrong with one message; ``what`` it is, for the text."""
+    """Raises the errors in one message; ``what`` describes it in their text."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -112,7 +112,7 @@ class _Check:
         if message.signature != expected:
             found = message.signature or "nothing"
             raise self._refuse(f"it holds {found}, not {expected or 'nothing'}")
-        # In a short message there is no long text.
+        # A short message holds no long text.
         if message.size > LONGEST and (length := _longest(message.body)) > LONGEST:
             raise self._refuse(f"it holds a text of {length} characters")
 
@@ -122,7 +122,7 @@ class _Check:
                 self.properties(interface, interfaces[interface])
 
     def properties(self, interface: str, found: Mapping[str, Any], *, whole: bool = True) -> None:
-        """Properties of an interface: all that are promised, or those that are there."""
+        """Properties of an interface: all of them, or, if not ``whole``, the received ones."""
         self.types(TYPES.get(interface, {}), found, whole=whole)
         self.types(LATER.get(interface, {}), found, whole=False)
 
@@ -152,7 +152,7 @@ class _Check:
 
 
 def _is_name(text: str) -> bool:
-    """Whether it is a well-known bus name; ``catalog.names`` has re imported for that."""
+    """Whether it is a well-known bus name; not by ``catalog.names``, which imports re."""
     elements = text.split(".")
     return (
         len(text) <= _LONGEST_NAME
@@ -162,7 +162,7 @@ def _is_name(text: str) -> bool:
 
 
 def _fits(kind: str, value: Any) -> bool:
-    """Whether a value can have been of a type; its number's size is not looked at."""
+    """Whether a value can be of a type; a number's range is not checked."""
     if kind in ("s", "o"):
         return isinstance(value, str)
     if kind == "ay":
@@ -170,7 +170,7 @@ def _fits(kind: str, value: Any) -> bool:
     if kind[0] == "a":
         return isinstance(value, list) and all(_fits(kind[1:], each) for each in value)
     if kind[0] == "(":
-        # Of basic types alone: of each a letter.
+        # Basic types only, with one letter each.
         members = kind[1:-1]
         fitting = isinstance(value, list) and len(value) == len(members)
         return fitting and all(map(_fits, members, value))

@@ -1,7 +1,7 @@
-"""A running broker, asked without an event loop: for the command line, the demo and tests.
+"""A synchronous client of a running broker: for the command line, the demo and tests.
 
-The broker may lose its connection to the bus, and come back with another one: what only
-reads is asked again then, and whoever follows signals is told to read the state anew.
+The broker may lose its connection to the bus, and reconnect. Then this client repeats
+read-only calls, and its user must read the state anew if it follows signals.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
     from broker.bus.wire import Received
 
-# Questions that are under way at once: a quarter of what one client may have there.
+# The maximum of concurrent calls: a quarter of the broker's limit for one client.
 _AT_ONCE: Final = 256
-# For a broker whose connection has ended to be back, in seconds; it has the rest of the
-# session to look after meanwhile.
+# The time for a broker to reconnect, in seconds; it has the rest of the session to look
+# after meanwhile.
 RETURN: Final = 10.0
 
 
@@ -44,11 +44,11 @@ class Client:
 
     Attributes:
         bus: the connection.
-        patience: for answers that the broker need not wait for itself, in seconds; they
-            raise NoReply after it. None is without end.
-        deadline: for all answers, on the monotonic clock in seconds; None is without end.
-        leaving: when a broker that has left the bus is not waited for any longer, on the
-            same clock; None while it is there.
+        patience: the timeout of answers that the broker can give at once, in seconds; NoReply
+            is raised after it. None is unlimited.
+        deadline: of all answers, on the monotonic clock in seconds; None is unlimited.
+        leaving: the end of the wait for a broker that has left the bus, on the same clock;
+            None while it is on the bus.
     """
 
     def __init__(self, bus: BlockingConnection, where: str) -> None:
@@ -58,7 +58,7 @@ class Client:
         self.leaving: float | None = None
         self._where = where
         self._met = False
-        # By serial, until they are answered.
+        # By serial, until answered.
         self._members: dict[int, str] = {}
 
     @classmethod
@@ -71,9 +71,9 @@ class Client:
             patience, deadline: for this, and for answers.
 
         Raises:
-            InvalidArgs: it is no address.
-            Disconnected: nobody listens there, or it is no bus.
-            NoReply: it does not answer in time.
+            InvalidArgs: ``where`` is not an address.
+            Disconnected: nobody listens there, or the server is not a bus.
+            NoReply: the bus does not answer in time.
         """
         limit = _earliest(deadline, _after(patience))
         left = None if limit is None else max(limit - time.monotonic(), 0)
@@ -101,14 +101,14 @@ class Client:
     # -- questions -------------------------------------------------------------
 
     def call(self, member: str, signature: str = "", *arguments: Any) -> list[Any]:
-        """Call a method of the Manager; it may take as long as it likes.
+        """Call a method of the Manager, without a timeout for this method.
 
         Raises:
             NoBroker: there is no broker on this bus.
-            ProxyDenied: a sandbox's proxy does not let us ask it.
-            RemoteError: the broker's answer.
-            NotUnderstood: its answer is none.
-            NoReply: it does not answer what it should at once.
+            ProxyDenied: a sandbox's proxy blocks the call.
+            RemoteError: the broker's error reply.
+            NotUnderstood: its answer violates the interface.
+            NoReply: it does not answer even simple calls in time.
             Disconnected: the bus has gone.
         """
         return self.reply(self.send(member, signature, *arguments))
@@ -118,9 +118,9 @@ class Client:
         return self._send(ROOT, MANAGER, member, signature, *arguments)
 
     def reply(self, serial: int, timeout: float | None = None) -> list[Any]:
-        """The results of a call that was sent; raises as ``call``.
+        """The results of a sent call; raises as ``call``.
 
-        It is waited for as long as the broker answers other questions.
+        The wait lasts as long as the broker answers other calls.
 
         Args:
             timeout: in seconds; NoReply is raised after it.
@@ -130,7 +130,7 @@ class Client:
             limit = _earliest(deadline, _after(self.patience))
             probe = 0
             if self.patience is not None and not self.bus.answered(serial):
-                # Not Ping, which D-Bus libraries answer for whatever hangs behind them.
+                # Not Ping: D-Bus libraries answer it even in a program that hangs.
                 arguments = (MANAGER, "ActivationTimeoutUSec")
                 probe = self._write(ROOT, PROPERTIES, "Get", "ss", *arguments)
             arrived = self._arrives(serial, limit)
@@ -142,7 +142,7 @@ class Client:
                 raise self._late(serial, timeout if timeout is not None else self.patience)
 
     def ask(self, member: str, signature: str = "", *arguments: Any) -> list[Any]:
-        """Call a method that the broker answers at once; raises as ``call``."""
+        """Call a method with an immediate answer; raises as ``call``."""
         return self._ask(ROOT, MANAGER, member, signature, *arguments)
 
     def get(self, path: str, interface: str, name: str) -> Any:
@@ -150,12 +150,12 @@ class Client:
         return self._ask(path, PROPERTIES, "Get", "ss", interface, name)[0]
 
     def get_each(self, paths: Sequence[str], interface: str, name: str) -> list[Any]:
-        """One property of each of several objects, in little more time than of one.
+        """One property of each of several objects, in little more time than for one.
 
         Returns:
-            the values; None where the object has gone, or has no such property.
+            the values; None if the object has gone, or has no such property.
 
-        Raises: as ``call``, but for what one object alone is the reason of.
+        Raises: as ``call``, except for errors that concern one object alone.
         """
         found: list[Any] = []
         for first in range(0, len(paths), _AT_ONCE):
@@ -199,7 +199,7 @@ class Client:
             try:
                 return self._await(serial, arguments if interface == PROPERTIES else ())
             except NoBroker:
-                # What changes something may have been done: it is not done twice.
+                # A call with an effect may have been carried out: do not repeat it.
                 if not self._met or not member.startswith(("Get", "List")):
                     raise
                 until = until or time.monotonic() + RETURN
@@ -264,7 +264,7 @@ class Client:
         return NoReply(f"no answer from the broker on the bus {self._where} to {member} {within}")
 
     def _await_return(self, until: float) -> None:
-        """Return when somebody owns the broker's name; raises NoBroker, and NoReply in time."""
+        """Return when the broker's name has an owner; raises NoBroker, or NoReply when late."""
         limit = _earliest(self.deadline, until)
         while not self.bus.owner(BUS_NAME) and not _is_over(limit):
             try:
@@ -279,16 +279,16 @@ class Client:
     # -- signals ---------------------------------------------------------------
 
     def subscribe(self, rule: str = "") -> None:
-        """Have the broker's signals from now on, for ``signal``.
+        """Receive the broker's signals from now on, for ``signal``.
 
         Args:
-            rule: which of them, as the rest of a match rule.
+            rule: a selection of them, as the rest of a match rule.
 
         Raises:
             NoReply: the bus does not answer in time.
             Disconnected: it has gone.
         """
-        # A rule is not enough: whoever sends a signal to us alone need not match it.
+        # A rule is not enough: unicast signals bypass it.
         self.bus.hear(BUS_NAME)
         whole = f"type='signal',sender='{BUS_NAME}'{',' * bool(rule)}{rule}"
         where = (DRIVER, DRIVER_PATH, DRIVER)
@@ -299,7 +299,7 @@ class Client:
         self.bus.answer(serial)
 
     def signal(self, deadline: float | None) -> Received | None:
-        """The next signal of the broker, or the bus's that it is back: see ``is_back``.
+        """The next signal of the broker, or the bus's signal of its return: see ``is_back``.
 
         Args:
             deadline: on the monotonic clock, in seconds; None waits as long as the bus lives.
@@ -308,8 +308,8 @@ class Client:
             None if none came in time.
 
         Raises:
-            NotUnderstood: it is no signal of its interface.
-            NoBroker: the broker has left the bus, and is not back.
+            NotUnderstood: the signal violates its interface.
+            NoBroker: the broker has left the bus, and has not returned.
             Disconnected: the bus has gone.
         """
         while True:
@@ -329,7 +329,7 @@ class Client:
 
 
 def is_back(signal: Received) -> bool:
-    """Whether a signal says that the broker has a new connection: some may have been missed."""
+    """Whether a signal shows a new connection of the broker: signals may have been missed."""
     return signal.sender == DRIVER
 
 

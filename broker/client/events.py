@@ -1,4 +1,4 @@
-"""The broker's signals as events, for those who print or keep them."""
+"""The broker's signals as events, for printing and storing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from broker.bus.wire import Received
 
 
-# Processes whose start was not told yet; the next signal tells it.
+# Processes whose start was not reported yet; the next signal reports it.
 _MOST_STARTS: Final = 4096
 
 
@@ -25,26 +25,26 @@ class Reader:
     """
 
     def __init__(self, rows: Iterable[list[Any]]) -> None:
-        # By object path: the name, and the state as it was told last.
+        # By object path: the name, and the state last reported.
         self._names: dict[str, str] = {}
         self._states: dict[str, tuple[str, str]] = {}
-        # What the signal of a start does not say: time and command.
+        # The details that the signal of a start lacks: time and command.
         self._starts: dict[str, tuple[int, str]] = {}
         self._last = 0
         for _ in self._resume(rows):
             pass
 
     def events(self, signal: Received) -> Iterator[dict[str, Any]]:
-        """What a signal says.
+        """The events in a signal.
 
-        Time is in microseconds of CLOCK_REALTIME: when it happened, where the signal
-        says that, or else when it was read; and never before the event that came first.
-        (The kernel knows starts of processes to a clock tick.)
+        Time is in microseconds of CLOCK_REALTIME: the signal's own if it has one, else the
+        time of reading; never earlier than the previous event's. (The kernel knows the starts
+        of processes to a clock tick.)
         """
         return self._timed(self._read(signal))
 
     def resume(self, rows: Iterable[list[Any]]) -> Iterator[dict[str, Any]]:
-        """What has become of the services while no signals came.
+        """The changes of the services during a gap in the signals.
 
         Args:
             rows: the answer to ListServiceStates.
@@ -134,7 +134,7 @@ class Reader:
 
 
 def _beside(about: dict[str, Any], details: dict[str, Any]) -> dict[str, Any]:
-    """The details that do not say anew what is said; bytes in hexadecimal."""
+    """The details without those already in ``about``; bytes in hexadecimal."""
     return {
         key: each.hex() if isinstance(each, bytes) else each
         for key, each in details.items()

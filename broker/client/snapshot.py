@@ -1,4 +1,4 @@
-"""All objects of a broker at one moment, as its clients get them."""
+"""All objects of a broker at one moment, in the client's form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Activation(NamedTuple):
-    """One of a service's activations, as its property Activations has it.
+    """One of a service's activations, from its property Activations.
 
     Times are in microseconds of CLOCK_REALTIME and of CLOCK_MONOTONIC; 0 is never.
     """
@@ -30,7 +30,7 @@ class Activation(NamedTuple):
 
 
 def activations(service: Mapping[str, Any]) -> list[Activation]:
-    """Those of a service that are remembered, oldest first; none of an older broker's."""
+    """The remembered activations of a service, oldest first; empty with an older broker."""
     return [Activation(*row) for row in service.get("Activations", ())]
 
 
@@ -42,7 +42,7 @@ class Snapshot(NamedTuple):
 
     @classmethod
     def of(cls, objects: Mapping[str, Mapping[str, dict[str, Any]]]) -> Self:
-        """What GetManagedObjects has answered."""
+        """From the answer of GetManagedObjects."""
         return cls(
             {path: each[SERVICE] for path, each in objects.items() if SERVICE in each},
             {path: each[PROCESS] for path, each in objects.items() if PROCESS in each},

@@ -1,4 +1,4 @@
-"""The small programs that the descriptors in services.d/ run."""
+"""The small programs behind the descriptors in services.d/."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 
 def main() -> None:
-    """Run the demo program that is named on the command line."""
+    """Run the demo program named on the command line."""
     if len(sys.argv) != 2 or sys.argv[1] not in _PROGRAMS:
         sys.exit(f"usage: dbus-activator-demo {'|'.join(_PROGRAMS)}")
     _PROGRAMS[sys.argv[1]]()
@@ -56,7 +56,7 @@ def _tour() -> None:
 
 
 def _daemonize() -> None:
-    """As the old books say: fork, a new session, and fork again."""
+    """The classic way: fork, a new session, and fork again."""
     if os.fork():
         os._exit(0)
     os.setsid()

@@ -1,4 +1,4 @@
-"""A D-Bus service that echoes, and ends in any way that it is asked to."""
+"""A D-Bus service that echoes, and ends on request in any way."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def say(text: str = "") -> None:
 
 
 class Tour:
-    """Calls services, and tells what the broker says about them."""
+    """Calls services, and shows the broker's reports about them."""
 
     def __init__(self, broker: Client) -> None:
         self._broker = broker
@@ -107,7 +107,7 @@ class Tour:
 
 
 def main() -> None:
-    """The tour, on the bus in the environment; a failure that is no part of it is one line."""
+    """The tour, on the bus in the environment; an unplanned failure is printed as one line."""
     try:
         with Client.connect(os.environ["DBUS_SESSION_BUS_ADDRESS"]) as broker:
             say(f"The bus: {broker.manager()['Engine']}")

@@ -1,6 +1,6 @@
-"""For authors of tests: the pytest plugin, and the bus that its fixtures give.
+"""For authors of tests: the pytest plugin, and the bus of its fixtures.
 
-Nothing is imported here before it is asked for: pytest loads the plugin in every run.
+Nothing is imported here before its first use: pytest loads the plugin in every run.
 """
 
 from __future__ import annotations

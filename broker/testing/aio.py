@@ -1,4 +1,4 @@
-"""The bus for asynchronous tests; these fixtures are there where pytest-asyncio is."""
+"""The bus for asynchronous tests; its fixtures exist if pytest-asyncio is installed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _SCOPES: Final = ("function", "class", "module", "package", "session")
 
 
 class AsyncBus:
-    """What of a bus waits for services, without stopping the event loop.
+    """The waiting methods of a bus, without blocking the event loop.
 
-    A test may serve objects itself that the services want to call. All the rest, which the
-    broker answers by itself and at once, is ``bus``'s.
+    So a test can serve objects itself for its services to call. All other methods, which
+    the broker answers by itself and at once, are in ``bus``.
 
     Attributes:
-        bus: the same, for synchronous code.
+        bus: the same bus, for synchronous code.
     """
 
     def __init__(self, bus: Bus) -> None:
@@ -72,7 +72,7 @@ class AsyncBus:
         return await self._until(arrived, timeout)
 
     async def _until(self, arrived: Callable[[], bool], timeout: float | None) -> bool:  # noqa: ASYNC109
-        """Wait until that is so, looking whenever the broker has sent something."""
+        """Wait until ``arrived`` is true; checked after each message of the broker's."""
         loop = _loop()
         readable = asyncio.Event()
         loop.add_reader(self.bus.remote.bus.fileno(), readable.set)
@@ -109,7 +109,7 @@ def _connection_in(loop_scope: Any) -> Any:
 
     @pytest_asyncio.fixture(loop_scope=loop_scope, name=f"_dbus_activator_connection_{loop_scope}")
     async def connection(dbus_activator: Bus) -> AsyncIterator[Any]:
-        from broker.bus import stock  # noqa: PLC0415 - who does not ask for it need not import it
+        from broker.bus import stock  # noqa: PLC0415 - only for users of this fixture
 
         async with stock.connected(dbus_activator.address) as bus:
             yield bus
@@ -125,7 +125,7 @@ globals().update({f"_connection_{each}": _connection_in(each) for each in _SCOPE
 def dbus_activator_connection(request: pytest.FixtureRequest) -> Any:
     """A connected ``dbus_next.aio.MessageBus`` on the test's bus, in the test's event loop.
 
-    pytest-asyncio has a fixture run in the loop of one scope, whichever the test's own is.
+    pytest-asyncio runs a fixture in the loop of one scope, regardless of the test's own.
     """
     marker = request.node.get_closest_marker("asyncio")
     if marker is None and inspect.iscoroutinefunction(getattr(request.node, "function", None)):

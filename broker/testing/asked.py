@@ -1,4 +1,4 @@
-"""The broker of a test, whose errors say all that there is in their text."""
+"""A client of a test's broker, with complete errors in their text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from broker.errors import RemoteError
 class Asked(Client):
     """As Client; the text of a RemoteError begins with its D-Bus name.
 
-    A failed test shows nothing else of it.
+    A failed test shows only the text.
     """
 
     def _take(self, serial: int, properties: tuple[str, ...] = ()) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The bus of a test: what its fixtures give."""
+"""The bus of a test, as its fixtures return it."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=Event)
 
-# In seconds: for what the broker answers at once. One that does not is stopped, or hangs.
+# In seconds: for answers that the broker gives at once. If it does not, it is stopped or hangs.
 _PATIENCE: Final = 10.0
 # As in every D-Bus library.
 _CALL_TIMEOUT: Final = 25.0
 
 
 class Bus:
-    """A message bus of a test's own, with a broker that knows what runs on it.
+    """A message bus of a test's own, with a broker that tracks its processes.
 
     Attributes:
         name: of the fixture.
-        settings: what it was started with.
+        settings: its settings at the start.
         directory: the test's files: ``services``, ``home``, ``tmp``.
         address: for D-Bus libraries.
         env: for programs: the bus's address, and HOME, TMPDIR and XDG_* in ``directory``.
         engine: the message bus underneath, such as "dbus-broker 33".
-        remote: the connection to the broker, for what is not here.
-        survivors: after the end, what had outlived its service.
+        remote: the connection to the broker, for anything beyond this class.
+        survivors: after the end, the processes that had outlived their service.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Bus:
         self.node = node
         self.closed = False
         self.survivors: list[Survivor] = []
-        # What the events and the report of a failure are made of.
+        # The source of the events and of a failure's report.
         self.news: list[dict[str, Any]] = []
         self.last: Snapshot | None = None
         self.logs: dict[str, list[str]] = {}
@@ -78,13 +78,13 @@ class Bus:
 
     @classmethod
     def open(cls, name: str, settings: Settings, directory: Path, *, root: Path, node: Any) -> Self:
-        """Start a bus; returns when it can be used.
+        """Start a bus; returns when it is ready.
 
         Args:
             name: of the fixture.
             directory: an empty one, for the test's files.
-            root: what the paths of the settings are relative to.
-            node: the test, or what else of pytest's the bus belongs to.
+            root: the base of relative paths in the settings.
+            node: the bus's test, or another node of pytest's.
 
         Raises:
             Fault: it does not start.
@@ -96,7 +96,7 @@ class Bus:
             f"--activation-timeout={settings.activation_timeout}",
             f"--handover-timeout={settings.handover_timeout}",
             f"--stop-timeout={settings.stop_timeout}",
-            # A test may have a service fail as often as it likes.
+            # A test may make a service fail any number of times.
             "--start-limit=0",
             *(f"--services={each}" for each in given if not each.is_file()),
         ]
@@ -124,23 +124,23 @@ class Bus:
         name: str,
         exec: Sequence[str | os.PathLike[str]],  # noqa: A002 - the descriptor's own word
     ) -> Service:
-        """Make a name activatable; when this returns, it is.
+        """Make a name activatable; it is when this returns.
 
         Args:
             name: such as org.example.Greeter.
-            exec: the command line, each argument as it is. A program without a directory is
-                looked for in PATH, and "python3" is the interpreter of the tests.
+            exec: the command line, each argument verbatim. A program without a directory is
+                looked up in PATH, and "python3" is the interpreter of the tests.
 
         Raises:
-            DescriptorError: it cannot be a service.
+            DescriptorError: the descriptor would be invalid.
             FileNotFoundError: there is no such program in PATH.
-            TypeError, ValueError: ``exec`` is no list of words.
+            TypeError, ValueError: ``exec`` is not a list of words.
         """
         line = command.line(exec, self.env.get("PATH"))
         return self._add(name, f"[D-BUS Service]\nName={name}\nExec={line}\n".encode())
 
     def add_service_file(self, path: str | os.PathLike[str]) -> Service:
-        """Add a descriptor, as it is; raises DescriptorError with its file and line."""
+        """Add a descriptor, unchanged; raises DescriptorError with its file and line."""
         found = descriptor.read(os.fspath(path))
         return self._add(found.name, Path(path).read_bytes())
 
@@ -158,11 +158,11 @@ class Bus:
     def add_function(self, name: str, function: Callable[..., None], *arguments: Any) -> Service:
         """Add a service that is a function of the test's.
 
-        Its source text is run in a fresh interpreter: it imports what it needs itself, and
-        has nothing from around it but its arguments, which are values of JSON's types.
+        Its source text runs in a fresh interpreter: the function has its own imports, and
+        uses no outside name but its arguments, which are values of JSON's types.
 
         Raises:
-            ValueError: it cannot be carried there.
+            ValueError: the function does not fulfil this.
         """
         path = self._write(f"{name}.py", inline.program(function, arguments))
         return self.add_service(name, [sys.executable, path])
@@ -174,22 +174,22 @@ class Bus:
     def add_faulty(self, name: str, **fault: Any) -> Service:
         """Add a service that fails; it answers no method.
 
-        What it does is one of these:
+        ``fault`` is one of these:
 
         - ``exits=3``: exits with the status, before it takes its name
         - ``dies=signal.SIGSEGV``: ends by the signal, before it takes its name
         - ``hangs=True``: never takes its name
-        - ``delay=0.5``: takes it after so many seconds
+        - ``delay=0.5``: takes it after this time, in seconds
         - ``takes="org.example.Other"``: takes another name
-        - ``daemonizes=True``: forks twice, and takes its name then
-        - ``forks_late=True``: takes its name, and forks twice then
-        - ``leaves_child=True``: takes its name, with an orphan in a session of its own beside it
+        - ``daemonizes=True``: forks twice, then takes its name
+        - ``forks_late=True``: takes its name, then forks twice
+        - ``leaves_child=True``: takes its name, and leaves an orphan in a session of its own
         - ``drops_name=True``: takes its name, gives it up and stays
-        - ``floods=100000``: writes so many lines, and takes its name then
+        - ``floods=100000``: writes this number of lines, then takes its name
         - ``missing=True``: its program does not exist
 
         Raises:
-            TypeError: it is none of these, or several.
+            TypeError: ``fault`` is none of these, or several.
         """
         known = [*faulty.FAULTS, "missing"]
         if len(fault) != 1 or not set(fault) <= set(known):
@@ -216,9 +216,9 @@ class Bus:
         return self.service(name)
 
     def reload(self) -> None:
-        """Have the descriptors read again; when this returns, the bus knows them."""
+        """Reread the descriptors; when this returns, the bus knows them."""
         self.remote.ask("Reload")
-        self.drain()  # so that the news have the time of now
+        self.drain()  # so that earlier events get the current time
 
     # -- services --------------------------------------------------------------
 
@@ -231,17 +231,17 @@ class Bus:
         """Activate a service, and wait until it has its name.
 
         Args:
-            timeout: in seconds; None leaves it to the setting ``activation_timeout``.
+            timeout: in seconds; None uses the setting ``activation_timeout``.
 
         Raises:
-            StartError: it has not, and why; as soon as there is a reason.
+            StartError: the activation failed, with the reason; raised as soon as it is known.
         """
         __tracebackhide__ = True
         serial = self.remote.send("StartService", "s", name)
         return self.started(name, serial, timeout)
 
     def started(self, name: str, serial: int, timeout: float | None) -> Service:
-        """The outcome of a call of StartService that was sent; see ``start``."""
+        """The outcome of a sent call of StartService; see ``start``."""
         __tracebackhide__ = True
         try:
             self.remote.reply(serial, timeout)
@@ -254,7 +254,7 @@ class Bus:
         return Service(name, self.remote, self.wait)
 
     def late(self, name: str, timeout: float | None) -> StartError:
-        """The error of a service that has not taken its name in the test's own time."""
+        """The error for a service without its name at the end of the test's own timeout."""
         text = f"has not taken its name within {timeout} s"
         return self._not_started(name, NoReply.dbus_name, text)
 
@@ -280,15 +280,15 @@ class Bus:
         *arguments: Any,
         timeout: float | None = _CALL_TIMEOUT,
     ) -> list[Any]:
-        """Call a method of anybody on the bus, and return the values of its answer.
+        """Call a method of any client on the bus, and return the values of its answer.
 
         Values are plain Python ones; a variant among the arguments is a pair of signature
         and value.
 
         Raises:
             RemoteError: the answer is an error, ``name`` is its name.
-            NoReply: there was none within ``timeout`` seconds.
-            TypeError, ValueError: there can be no such call; the text names the argument.
+            NoReply: no answer came within ``timeout`` seconds.
+            TypeError, ValueError: the call is not valid; the text names the argument.
         """
         __tracebackhide__ = True
         where = (destination, path, interface, member)
@@ -299,11 +299,11 @@ class Bus:
             raise named(e) from None
 
     def reset(self) -> None:
-        """Make the bus as new, for a bus that several tests share, in some milliseconds.
+        """Make a shared bus as new for the next test, in some milliseconds.
 
-        All services are ended, the descriptors that were added, events and failures forgotten.
-        What outlived its service ends, too, but is not forgotten: ``leaks`` tells of it until
-        ``assert_no_leaks`` has, or else the end of the bus.
+        All services end; added descriptors, events and failures are forgotten. Leaked
+        processes end, too, but stay recorded: in ``leaks``, until ``assert_no_leaks`` or the
+        end of the bus reports them.
         """
         found = self._survivors.living(self.settings.leak_grace)
         (listed,) = self.remote.ask("ListServices")
@@ -323,17 +323,17 @@ class Bus:
 
     @property
     def events(self) -> list[Event]:
-        """All that has happened so far, in its order."""
+        """All events so far, in their order."""
         self.drain()
         return [event for each in self.news if (event := typed(each)) is not None]
 
     def wait_for(
         self, kind: type[E], service: str | None = None, timeout: float | None = None
     ) -> E:
-        """The first event of a kind (and service), when it has happened.
+        """Wait for the first event of a kind (and service), and return it.
 
         Raises:
-            TimeoutError: it has not within ``timeout`` seconds.
+            TimeoutError: it does not happen within ``timeout`` seconds.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         seen = 0
@@ -348,7 +348,7 @@ class Bus:
                 raise TimeoutError(f"no {kind.__name__}{whose} within {timeout} s")
 
     def wait(self, deadline: float | None) -> bool:
-        """Wait for the next piece of news; False if none came until then (monotonic clock)."""
+        """Wait for the next event; False if none came by the deadline (monotonic clock)."""
         signal = self.remote.signal(deadline)
         if signal is None:
             return False
@@ -360,22 +360,22 @@ class Bus:
         return True
 
     def drain(self) -> None:
-        """Take the news that have come."""
+        """Read all events that have arrived."""
         while self.wait(0):
             pass
 
     def leaks(self, grace: float = 0.0) -> list[Survivor]:
-        """What outlived its service: alive with no business to be, or ended by ``reset``.
+        """Leaked processes: they outlived their service and live, or were ended by ``reset``.
 
         Args:
-            grace: seconds for what is about to end.
+            grace: the time for a process to end by itself, in seconds.
         """
         return self._survivors.find(grace)
 
     # -- assertions ------------------------------------------------------------
 
     def assert_activated(self, name: str, times: int | None = None) -> None:
-        """The service was activated: at least once, or so many times."""
+        """The service was activated: at least once, or exactly ``times``."""
         __tracebackhide__ = True
         count = self.service(name).activations
         wanted = "" if times is None else f" {times} times"
@@ -390,7 +390,7 @@ class Bus:
             raise AssertionError(f"{name} was activated {count} times")
 
     def assert_no_leaks(self, grace: float | None = None) -> None:
-        """Nothing outlived its service; ``grace`` is the setting's."""
+        """No process outlived its service; the default of ``grace`` is the setting."""
         __tracebackhide__ = True
         found = self.leaks(self.settings.leak_grace if grace is None else grace)
         self._survivors.told()
@@ -401,14 +401,14 @@ class Bus:
 
     @property
     def complaints(self) -> str:
-        """What the broker has said on its standard error."""
+        """The broker's standard error."""
         return self._complaints if self.closed else self._host.complaints()
 
     def look(self) -> Snapshot:
-        """Everything as it is now, or was at the end: services, processes, logs, news.
+        """The state now, or at the end: services, processes, logs, events.
 
         Raises:
-            DBusError: the broker does not say.
+            DBusError: the broker does not answer.
         """
         if not self.closed:
             self.last = self.remote.snapshot()
@@ -424,7 +424,7 @@ class Bus:
         """End the bus and everything on it; the fixtures do.
 
         Returns:
-            what went wrong with the bus itself, or nothing.
+            the error of the bus itself, or an empty text.
         """
         problem = ""
         try:

@@ -1,7 +1,7 @@
-"""What a test's call is made of, looked at before it is sent.
+"""Checks the arguments of a test's call before it is sent.
 
-A bus hangs up on a client that sends it a wrong name or value, without a word: the test would
-hear that its bus has gone.
+A bus silently disconnects a client that sends an invalid name or value: the test would
+only learn that its bus has gone.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def check(
     signature: str,
     arguments: tuple[Any, ...],
 ) -> None:
-    """Look at all that a call is made of.
+    """Check all parts of a call.
 
     Raises:
-        ValueError: a name, the path or the signature is none.
-        TypeError: the arguments are not those of the signature.
+        ValueError: a name, the path or the signature is not valid.
+        TypeError: the arguments do not match the signature.
     """
     for value, valid, kind in (
         (destination, is_bus_name(destination) or _is(_UNIQUE, destination), "name on a bus"),
@@ -112,7 +112,7 @@ def _wanted(kind: str) -> str:
 
 
 def _misfit(kind: str, value: Any) -> tuple[str, Any] | None:
-    """The innermost value that does not have its type, with that; None if all have."""
+    """The innermost value that does not match its type, with the type; None if all match."""
     if not _has_shape(kind, value):
         return kind, value
     parts: list[tuple[str, Any]] = []
@@ -130,14 +130,14 @@ def _misfit(kind: str, value: Any) -> tuple[str, Any] | None:
 
 
 def _has_shape(kind: str, value: Any) -> bool:
-    """Whether a value is of its type, but for those within it."""
+    """Whether a value is of its type, without a check of nested values."""
     if kind in _RANGES:
         low, high = _RANGES[kind]
         return isinstance(value, int) and low <= value <= high
     if kind[0] == "a":
         if kind[1] == "{":
             return isinstance(value, Mapping)
-        # A string is one value, and what can be read once cannot be looked at first.
+        # A string is one value, and an iterator can be read only once, so not for a check.
         if isinstance(value, str | Mapping) or not isinstance(value, Collection):
             return False
         return kind == "ay" or not isinstance(value, bytes | bytearray)
@@ -158,7 +158,7 @@ def _has_shape(kind: str, value: Any) -> bool:
 
 
 def _of_variant(value: Any) -> tuple[str, Any]:
-    """Signature and value of what is given for a variant; an empty signature if it is none."""
+    """The signature and value of a variant argument; an empty signature if it is not valid."""
     if isinstance(value, tuple):
         pair = value if len(value) == 2 else ("", None)
     else:  # dbus-next's

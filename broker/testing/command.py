@@ -1,4 +1,4 @@
-"""The command line of a service that a test adds, as its descriptor has it."""
+"""The command line of a test's service, in the descriptor's quoting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def line(command: Sequence[str | os.PathLike[str]], path: str | None) -> str:
         path: of the services, for a program without a directory.
 
     Raises:
-        TypeError, ValueError: it is no list of arguments.
+        TypeError, ValueError: ``command`` is not a list of arguments.
         FileNotFoundError: there is no such program.
     """
     if isinstance(command, str | bytes | os.PathLike):
@@ -32,7 +32,7 @@ def line(command: Sequence[str | os.PathLike[str]], path: str | None) -> str:
     if not command:
         raise ValueError("exec is empty: it begins with the program")
     program, *arguments = (os.fspath(each) for each in command)
-    # A descriptor's quoting is the shell's; its lines have escapes of their own below that.
+    # A descriptor uses the shell's quoting; its key file adds escapes of its own below that.
     found = shlex.join([_program(program, path), *arguments])
     return found.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
 

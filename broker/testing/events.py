@@ -1,4 +1,4 @@
-"""What happened on a bus, in its order."""
+"""The events of a bus, in their order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened; ``time`` in seconds since the epoch, ``service`` empty for none."""
+    """An event; ``time`` in seconds since the epoch, ``service`` empty for none."""
 
     time: float
     service: str
@@ -19,22 +19,22 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class ServiceAdded(Event):
-    """A descriptor has come."""
+    """A descriptor was added."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceRemoved(Event):
-    """A descriptor has gone, and nothing of its service runs."""
+    """A descriptor was removed, and its service has no process."""
 
 
 @dataclass(frozen=True, slots=True)
 class StateChanged(Event):
-    """A service is in another state; states that lasted for less than 10 ms may be left out.
+    """A service changed its state; states of less than 10 ms may be left out.
 
     Attributes:
-        state: inactive, activating, active, deactivating or failed; empty if it is as before.
+        state: inactive, activating, active, deactivating or failed; empty if unchanged.
         sub_state: the same in detail, such as running, lingering or stop-sigterm.
-        result: why it failed, where that is new; otherwise empty.
+        result: the reason of a new failure; otherwise empty.
     """
 
     state: str
@@ -44,7 +44,7 @@ class StateChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class ProcessStarted(Event):
-    """A process is the broker's child: ``origin`` is spawned or adopted."""
+    """The broker has a new child: ``origin`` is spawned or adopted."""
 
     pid: int
     ppid: int
@@ -71,7 +71,7 @@ class ActivationFailed(Event):
     result: str
 
 
-# The fields behind time and service, of each kind that `broker.client.events` knows.
+# The fields after time and service, for each kind in `broker.client.events`.
 _KINDS: Final[dict[str, Callable[[float, dict[str, Any]], Event]]] = {
     "added": lambda at, e: ServiceAdded(at, e["Service"]),
     "removed": lambda at, e: ServiceRemoved(at, e["Service"]),
@@ -91,11 +91,11 @@ _KINDS: Final[dict[str, Callable[[float, dict[str, Any]], Event]]] = {
 
 
 def typed(event: dict[str, Any]) -> Event | None:
-    """An event of ``broker.client.events``; None for one that is about no service."""
+    """An event of ``broker.client.events``, typed; None for one without a service."""
     make = _KINDS.get(event["Event"])
     return make(event["Time"] / 1_000_000, event) if make else None
 
 
 def returncode(code: int, status: int) -> int:
-    """Waitid's pair as ``subprocess`` has it; it must be the end of a process."""
+    """The pair of waitid(2) as a return code of ``subprocess``; only for the end of a process."""
     return status if code == 1 else -status

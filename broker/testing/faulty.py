@@ -1,4 +1,4 @@
-"""A service that fails as it is told: a program of its own, started by its path.
+"""A service that fails on order: a program of its own, started by its path.
 
     faulty.py NAME FAULT [VALUE]
 
@@ -78,7 +78,7 @@ def daemonizes(name: str, _value: str) -> None:
     parents.append(os.pidfd_open(os.getpid()))
     if os.fork():
         os._exit(0)
-    # A daemon does not wait for its parents' ends, and may have its name before it is one.
+    # A daemon does not wait for its parents' exits, and may take its name before it is an orphan.
     for fd in parents:
         select.select([fd], [], [])
         os.close(fd)
@@ -86,7 +86,7 @@ def daemonizes(name: str, _value: str) -> None:
 
 
 def forks_late(name: str, _value: str) -> None:
-    """Take the name, and daemonize then: its owner is a process that is no more."""
+    """Take the name, then daemonize: the process that owned it is gone."""
     bus = own(name)
     for _ in range(2):
         if os.fork():
@@ -96,7 +96,7 @@ def forks_late(name: str, _value: str) -> None:
 
 
 def leaves_child(name: str, _value: str) -> None:
-    """Take the name, and have a child that has a session of its own and another parent."""
+    """Take the name, and leave an orphan in a session of its own."""
     first = os.fork()
     if not first:
         os.setsid()
@@ -115,7 +115,7 @@ def drops_name(name: str, _value: str) -> None:
 
 
 def floods(name: str, lines: str) -> None:
-    """Write many lines, on both outputs, and take the name then."""
+    """Write many lines, on both outputs, then take the name."""
     for number in range(int(lines)):
         print(f"{number} {_LINE}", file=(sys.stdout, sys.stderr)[number % 2])
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The fixtures, and the factory that they and everybody else's are made by."""
+"""The fixtures, and the factory for these and users' own ones."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from broker.testing.bus import Bus
 
 Scope = Literal["function", "class", "module", "package", "session"]
-# Buses whose failures are to be shown: open, or closed by the teardown at hand.
+# Buses for failure reports: open, or closed by the current teardown.
 OPEN: Final = pytest.StashKey[list["Bus"]]()
 
 
 def bus_fixture(*, scope: Scope = "function", **chosen: Any) -> Any:
-    """A fixture that is a bus of its own, for a ``conftest.py`` or a test file.
+    """A fixture with a bus of its own, for a ``conftest.py`` or a test file.
 
     Args:
-        scope: how long the bus lives, in pytest's words.
-        chosen: any of ``Settings``; a marker has the last word.
+        scope: the bus's lifetime, in pytest's words.
+        chosen: any of ``Settings``; a marker has precedence.
 
     Example::
 
@@ -33,7 +33,7 @@ def bus_fixture(*, scope: Scope = "function", **chosen: Any) -> Any:
         bus = bus_fixture(scope="module", engine="dbus-daemon", services=["data/dbus-1"])
 
     Raises:
-        pytest.UsageError: there is no such setting, or it cannot have that value.
+        pytest.UsageError: a setting does not exist, or has an invalid value.
     """
     settings.changed(settings.Settings(), chosen)
 
@@ -49,7 +49,7 @@ def bus_fixture(*, scope: Scope = "function", **chosen: Any) -> Any:
 def opened(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, chosen: dict[str, Any]
 ) -> Iterator[Bus]:
-    """A bus, and after it what became of its processes."""
+    """A bus, and after its end the check for leaked processes."""
     from broker.errors import DBusError, Fault  # noqa: PLC0415 - see the package
     from broker.testing.bus import Bus  # noqa: PLC0415
     from broker.testing.survivors import LeakWarning, text  # noqa: PLC0415
@@ -75,10 +75,10 @@ def opened(
 
 
 def _fail(session: pytest.Session, text: str) -> None:
-    """Fail the teardown at hand.
+    """Fail the current teardown.
 
-    After Ctrl-C there is none: pytest ends the fixtures on its way out, and what they raise
-    there comes with a traceback of all of pytest.
+    After Ctrl-C there is none: pytest ends the fixtures on its way out, and an exception there
+    is printed with a traceback of all of pytest.
     """
     if session.exitstatus != pytest.ExitCode.INTERRUPTED:
         pytest.fail(text, pytrace=False)
@@ -105,11 +105,11 @@ def dbus_activator_session(
 
 @pytest.fixture
 def dbus_activator_environ(dbus_activator: Bus, monkeypatch: pytest.MonkeyPatch) -> Bus:
-    """The test's bus, with ``os.environ`` as its ``env`` is: for code that reads that."""
+    """The test's bus, with its ``env`` in ``os.environ``: for code that reads the latter."""
     import os  # noqa: PLC0415 - beside its only use
 
     for name in set(os.environ) - set(dbus_activator.env):
-        # pytest's own, which it wants to take away itself.
+        # pytest's own variable; pytest removes it itself.
         if name != "PYTEST_CURRENT_TEST":
             monkeypatch.delenv(name)
     for name, value in dbus_activator.env.items():

@@ -1,4 +1,4 @@
-"""The broker of a test: a child process, and the places and variables that it is given."""
+"""The broker of a test: a child process, with its directories and variables."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-# In seconds. A broker gives an engine 20 for its start.
+# In seconds. The broker allows an engine 20 for its start.
 _START_TIMEOUT: Final = 40.0
 # Beyond the stop timeout: 5 for rounds of SIGKILL, 2 for last answers, 4 for the engine.
 _STOP_PATIENCE: Final = 15.0
 
-# Of the session that pytest runs in: its bus, its runtime files, its supervisor; and
-# what pytest changes for itself.
+# Variables of pytest's session: its bus, its runtime files, its supervisor; and those that
+# pytest changes for itself.
 _FOREIGN: Final = (
     *("DBUS_", "XDG_", "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_"),
     "PYTEST_CURRENT_TEST",
 )
-# Where the system's own files are: schemas, icons, defaults.
+# Paths of the system's own files: schemas, icons, defaults.
 _SHARED: Final = {"XDG_DATA_DIRS", "XDG_CONFIG_DIRS"}
-# What would reach out of the test: accessibility starts a bus of its own, and settings
-# would be the user's.
+# Against leaks out of the test: accessibility starts a bus of its own, and settings would be
+# the user's.
 _QUIET: Final = {"NO_AT_BRIDGE": "1", "GTK_A11Y": "none", "GSETTINGS_BACKEND": "memory"}
 _HOMES: Final = {
     "XDG_CONFIG_HOME": ".config",
@@ -52,7 +52,7 @@ class Host:
         directory: the test's.
         address: of its bus.
         env: for clients: isolated, with the bus in it.
-        services: the directory of descriptors that are the test's own.
+        services: the directory of the test's own descriptors.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class Host:
         self.directory = directory
         self.address = ""
         self._patience = stop_timeout + _STOP_PATIENCE
-        # Not in the test's directory, which may be deep: a socket's path has 107 bytes, and
-        # services make theirs in XDG_RUNTIME_DIR.
+        # Not in the test's directory, which may be deep: a socket's path has at most 107 bytes,
+        # and services put their sockets in XDG_RUNTIME_DIR.
         self._locked = private_directory(os.environ)
         self._runtime = self._locked.path
         self.env = _environment(directory, self._runtime) | dict(environ)
         self.services = directory / "services"
         self.services.mkdir()
-        # A file: nobody would read a pipe while a broker has much to say.
+        # A file: a pipe would fill up, with no reader while the broker runs.
         self._complaints: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - see close
         try:
             self._process = self._spawn(options)
@@ -83,12 +83,12 @@ class Host:
 
     def _spawn(self, options: Sequence[str]) -> subprocess.Popen[bytes]:
         read, write = os.pipe()
-        # A pidfd rather than a pipe, whose other end a fork of pytest's would keep open.
+        # A pidfd rather than a pipe: a fork of pytest's would keep the pipe's other end open.
         lifeline = os.pidfd_open(os.getpid())
         try:
             process = subprocess.Popen(
                 [
-                    # -P: beside the program are modules called `events` and `service`.
+                    # -P: the program's directory has modules called `events` and `service`.
                     *(sys.executable, "-P", keeper.__file__, self._runtime),
                     f"--address=unix:path={self._runtime}/bus",
                     f"--services={self.services}",
@@ -97,14 +97,14 @@ class Host:
                     "--output=capture",
                     *options,
                 ],
-                # The lock is the broker's too, which may outlive us for a moment.
+                # The broker shares the lock, and may outlive us for a moment.
                 pass_fds=[write, lifeline, self._locked.fd],
                 stdin=subprocess.DEVNULL,
                 stdout=self._complaints,
                 stderr=self._complaints,
                 env=self.env,
                 cwd=self.env["HOME"],
-                # A Ctrl-C is for pytest: the bus is to be there when it cleans up.
+                # Ctrl-C is for pytest alone: its cleanup still needs the bus.
                 start_new_session=True,
             )
         except BaseException:
@@ -136,29 +136,29 @@ class Host:
         return self._process.poll()
 
     def complaints(self) -> str:
-        """What the broker has said on its standard error so far."""
+        """The broker's standard error so far."""
         self._complaints.seek(0)
         return self._complaints.read().decode("utf-8", "replace").strip()
 
     def stop(self) -> None:
-        """End the broker and everything on its bus; returns when nothing is left."""
+        """End the broker and everything on its bus; returns when no process is left."""
         try:
             _end(self._process, self._patience)
         finally:
             self._clear()
 
     def _clear(self) -> None:
-        # There is something to clear if the broker had to be killed.
+        # Only needed if the broker was killed.
         shutil.rmtree(self._runtime, ignore_errors=True)
         self._locked.close()
 
     def close(self) -> None:
-        """Forget what it has said."""
+        """Discard its standard error."""
         self._complaints.close()
 
 
 def _line(pipe: IO[bytes]) -> str:
-    """The first line; empty if the pipe ends before it, or nothing comes."""
+    """The first line; empty if the pipe ends before it, or at a timeout."""
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
     said = b""
@@ -171,7 +171,7 @@ def _line(pipe: IO[bytes]) -> str:
 
 
 def _end(process: subprocess.Popen[bytes], patience: float) -> None:
-    """End a broker in order; one that does not end, with all that is below it."""
+    """End a broker in order; if it does not end, kill it with all its descendants."""
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     try:
@@ -180,7 +180,7 @@ def _end(process: subprocess.Popen[bytes], patience: float) -> None:
         below = [process.pid]
         for pid in below:
             below += procfs.children_of(pid)
-        # The broker first: it cannot start anything any more then.
+        # The broker first, so that it cannot start anything more.
         for pid in below:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
@@ -188,7 +188,7 @@ def _end(process: subprocess.Popen[bytes], patience: float) -> None:
 
 
 def _environment(directory: Path, runtime: str) -> dict[str, str]:
-    """Ours, with nothing in it that leads out of the test."""
+    """Our environment, without variables that lead out of the test."""
     environ = {
         name: value
         for name, value in os.environ.items()

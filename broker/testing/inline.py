@@ -1,9 +1,9 @@
 """A service that is a function in a test's own file.
 
-What is carried is the function's source text, to a fresh interpreter. Rejected: a fork,
-which would have pytest's threads, locks, captured descriptors and connections; a pickle,
-which imports the test's module in the service, and runs its fixtures' imports there. So the
-function has nothing but its arguments: what it needs it imports itself.
+A fresh interpreter runs the function's source text. Rejected: a fork, since it inherits
+pytest's threads, locks, captured descriptors and connections; a pickle, since it imports the
+test's module in the service, and runs its fixtures' imports there. So the function has only
+its arguments, and its own imports.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def program(function: Callable[..., None], arguments: tuple[Any, ...]) -> str:
     """The text of a Python program that calls the function with the arguments.
 
     Raises:
-        ValueError: it cannot be carried: it has no source text or no name of its own, uses
-            what is outside of it, or an argument is not of JSON's types.
+        ValueError: the function has no source text or no name of its own, or uses an outside
+            name, or an argument is not of JSON's types.
     """
     name = function.__name__
     if not name.isidentifier():
@@ -51,7 +51,7 @@ def program(function: Callable[..., None], arguments: tuple[Any, ...]) -> str:
 
 
 def _globals(code: types.CodeType) -> Iterator[str]:
-    """Names that the code loads from its module, with all that is defined in it.
+    """The names that the code, nested code included, loads from its module.
 
     (inspect.getclosurevars takes attributes and imported modules for such names, too.)
     """
@@ -64,8 +64,8 @@ def _globals(code: types.CodeType) -> Iterator[str]:
 
 
 def _has_lazy_annotations(function: Callable[..., None]) -> bool:
-    # Compiled with the module's `from __future__ import annotations`: dbus-next's
-    # signatures are annotations, and are read differently then.
+    # The module's `from __future__ import annotations` counts: dbus-next's signatures are
+    # annotations, and it reads them differently then.
     import __future__  # noqa: PLC0415 - for one flag
 
     return bool(function.__code__.co_flags & __future__.annotations.compiler_flag)

@@ -1,9 +1,9 @@
-"""The broker of a test as a program: ``serve``, and then no trace of its runtime directory.
+"""The broker of a test as a program: ``serve``, then the removal of its runtime directory.
 
     keeper.py DIRECTORY [OPTION]...
 
-pytest cannot remove the directory if it is killed, and the broker, which ends then, knows
-only of its socket there.
+pytest cannot remove the directory if it is killed. The broker ends then, but removes only
+its socket there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if __name__ == "__main__":
     from broker.cli import main  # the host of a bus imports this file for its path alone
 
     directory = sys.argv[1]
-    # As the command is called; its directory is added to the services' PATH.
+    # The command's own path: its directory is added to the services' PATH.
     program = os.path.join(os.path.dirname(sys.executable), "dbus-activator")
     sys.argv = [program, "serve", *sys.argv[2:]]
     try:

@@ -1,4 +1,4 @@
-"""The plugin itself: what pytest calls, in every run, so it imports next to nothing."""
+"""The plugin's hooks. pytest calls them in every run, so this module imports very little."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 __all__ = ["dbus_activator", "dbus_activator_environ", "dbus_activator_session"]
 
-# For `dbus-broker --version`, which takes some milliseconds. In seconds.
+# The timeout of `dbus-broker --version`, which takes some milliseconds. In seconds.
 _VERSION_TIMEOUT: Final = 5.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Every setting has an option and a line in the ini file."""
+    """Add an option and a line of the ini file for every setting."""
     settings.add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker, and what is for pytest-asyncio's users alone."""
+    """Register the marker, and the fixtures for users of pytest-asyncio."""
     config.addinivalue_line(
         "markers",
         f"{settings.MARKER}(engine, services, installed, environ, leaks, leak_grace, ignore_leak, "
@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Our version, and the engine that a bus would have; none is started for that."""
+    """Our version, and the engine of a bus; none is started for that."""
     return f"dbus-activator: {__version__}, {_engine(settings.of_config(config).engine)}"
 
 
@@ -80,7 +80,7 @@ def _engine(wanted: str) -> str:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what was on a failed test's buses."""
+    """Add the buses of a failed test to its report."""
     report = yield
     buses = item.config.stash[OPEN]
     if report.failed:
@@ -95,7 +95,7 @@ def pytest_runtest_makereport(
 
 
 def _concerns(bus: Bus, item: pytest.Item, when: str) -> bool:
-    """Whether a bus is this test's own, or one that it uses, or ended after it."""
+    """Whether the test owns or uses a bus, or the bus ended after it."""
     used = getattr(item, "funcargs", None) or {}
     return (
         bus.node is item

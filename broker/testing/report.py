@@ -1,4 +1,4 @@
-"""What a failed test's report says of its bus, and the files beside it."""
+"""The bus in a failed test's report, and the files beside it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _LOG_LINES: Final = 30
 _EVENTS: Final = 100
-# A file's name has 255 bytes; tests with long parameters have long names.
+# A file's name has at most 255 bytes; tests with long parameters have long names.
 _LONGEST_NAME: Final = 150
 
 

@@ -31,7 +31,7 @@ class StartError(RemoteError):
         result: exit-code, signal, core-dump, timeout, protocol, exec-failed, resources or
             start-limit-hit; empty if the broker is still waiting for the name.
         returncode: of its main process, as in ``subprocess``; None if that has not ended.
-        log: what it wrote, its last lines.
+        log: the last lines of its output.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ def how(code: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process of a service, as it was when it was asked for.
+    """A process of a service, at the time of the request.
 
     Attributes:
         origin: spawned (by the broker), adopted (an orphan), or child (of another process
-            of the service, which is the one to learn its exit).
+            of the service: only that parent learns its exit).
         returncode: as in ``subprocess``; None while it runs.
     """
 
@@ -89,7 +89,7 @@ class Process:
 
 
 class Service:
-    """A service on a test's bus. Its properties are asked for each time that they are read.
+    """A service on a test's bus. Each read of a property asks the broker.
 
     All of them raise ``broker.errors.RemoteError`` if the bus knows no such service.
     """
@@ -104,7 +104,7 @@ class Service:
         return f"<Service {self.name}>"
 
     def properties(self) -> dict[str, Any]:
-        """Everything that the broker says of it, by the D-Bus interface's names."""
+        """All of the broker's properties of it, by the D-Bus interface's names."""
         return self._remote.service(self.name)
 
     @property
@@ -119,40 +119,40 @@ class Service:
 
     @property
     def result(self) -> str:
-        """Success, or why it failed, in lower case."""
+        """Success, or the reason of its failure, in lower case."""
         return str(self.properties()["Result"])
 
     @property
     def pid(self) -> int | None:
-        """Of the process that owns the name, or will; None if there is none."""
+        """The PID of the name's owner, or of the starting process; None without one."""
         return self.properties()["MainPID"] or None
 
     @property
     def activations(self) -> int:
-        """How often it was activated."""
+        """The number of its activations."""
         return int(self.properties()["NActivations"])
 
     @property
     def returncode(self) -> int | None:
         """Of its main process, as in ``subprocess``: -N for signal N.
 
-        None while it runs or if it never did, and of a process whose end is another's to know.
+        None while it runs, if it never ran, and for a process whose exit only its parent learns.
         """
         return ended(self.properties())
 
     @property
     def processes(self) -> list[Process]:
-        """All of them, in the order of their starts: live ones, and the last 16 that ended."""
+        """Its processes, in the order of their starts: live ones, and the last 16 ended ones."""
         return of_snapshot(self._remote.snapshot(), self.name)
 
     @property
     def log(self) -> list[str]:
-        """The lines that it wrote on its standard output and error."""
+        """The lines of its standard output and error."""
         lines, _dropped = self._remote.ask("GetLog", "stu", self.name, 0, 0)
         return [line[-1] for line in lines]
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Wait until it has ended, and return what ``returncode`` is then.
+        """Wait until it has ended, and return its ``returncode``.
 
         Args:
             timeout: in seconds; None waits as long as the bus lives.
@@ -170,7 +170,7 @@ class Service:
                 raise TimeoutError(f"{self.name} is still {about['ActiveState']} ({timeout:g} s)")
 
     def over(self, about: dict[str, Any]) -> bool:
-        """Whether it has ended, by its properties; raises NotRunning if there is no end to come."""
+        """Whether it has ended, by its properties; raises NotRunning if it never started."""
         if about["ActiveState"] in _RUNNING:
             return False
         if not about["NActivations"]:
@@ -188,7 +188,7 @@ class Service:
     def stop(self) -> None:
         """End all its processes: SIGTERM, and SIGKILL after the stop timeout.
 
-        What it had left behind ends too, and is no leak any more.
+        Its leaked processes end too, and no longer count as leaks.
         """
         self._remote.call("StopService", "s", self.name)
 

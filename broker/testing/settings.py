@@ -1,7 +1,7 @@
-"""What a bus for tests is started with, and where that is said.
+"""The settings of a bus for tests, and their sources.
 
-Each setting is a marker's argument, a factory's, an option of the command line and a
-line of the ini file, and the first of these that says something counts.
+Each setting can be an argument of the marker or the factory, an option of the command line,
+or a line of the ini file, in this order of precedence.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ ENGINES: Final = ("auto", "dbus-broker", "dbus-daemon")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Of one bus; times in seconds.
+    """The settings of one bus; times in seconds.
 
     Attributes:
         engine: auto, dbus-broker or dbus-daemon.
         services: directories of descriptors, and single descriptors; relative to pytest's
             root directory. There are no others, unlike on a session's bus.
-        installed: names whose descriptors are the host's own.
+        installed: names with the host's own descriptors.
         environ: variables for the services and the bus's ``env``, beside the isolated ones.
-        leaks: fail, warn or kill: what becomes of a test whose processes outlive their services.
-        leak_grace: for a process that is about to end when the test does.
-        ignore_leak: patterns; a process whose program's base name matches is no leak. It is
-            that of the file which is executed: a script's is its interpreter's.
+        leaks: fail, warn or kill: the treatment of a test with leaked processes.
+        leak_grace: for a process to end by itself after the test.
+        ignore_leak: patterns; a process is no leak if its program's base name matches. For a
+            script, that is its interpreter's: the base name of the executed file.
         activation_timeout: for a service to take its name.
-        handover_timeout: for somebody to take it when all processes of the service have
-            ended with 0.
+        handover_timeout: for another process to take the name when all processes of the
+            service have exited with 0.
         stop_timeout: from SIGTERM to SIGKILL.
-        artifacts: where timelines and events of failed tests go, relative to where pytest
-            was started; None for the test's own temporary directory.
+        artifacts: the directory for timelines and events of failed tests, relative to pytest's
+            working directory; None for the test's own temporary directory.
     """
 
     engine: str = "auto"
@@ -107,23 +107,23 @@ _OPTIONS: Final[dict[str, _Option]] = {
     "installed": _Option(tuple, "A service of the host's, by its name.", "NAME", several=True),
     "environ": _Option(_assignments, "A variable for the services.", "NAME=VALUE", several=True),
     "leaks": _Option(
-        str, "What to do about processes that outlive their services: fail, warn, kill.", "WHAT"
+        str, "Treatment of processes that outlive their services: fail, warn, kill.", "WHAT"
     ),
-    "leak_grace": _Option(float, "Seconds for what is about to end when the test does.", "S"),
+    "leak_grace": _Option(float, "Seconds for processes to end by themselves.", "S"),
     "ignore_leak": _Option(
-        tuple, "Tell of no process whose program's base name matches.", "PATTERN", several=True
+        tuple, "Ignore processes by their program's base name.", "PATTERN", several=True
     ),
     "activation_timeout": _Option(float, "Seconds for a service to take its name.", "S"),
     "handover_timeout": _Option(
         float, "Seconds for a name to be taken when its processes have ended with 0.", "S"
     ),
     "stop_timeout": _Option(float, "Seconds from SIGTERM to SIGKILL.", "S"),
-    "artifacts": _Option(Path, "Where timelines and events of failed tests go.", "DIR"),
+    "artifacts": _Option(Path, "Directory for timelines and events of failed tests.", "DIR"),
 }
 
 
 def add_options(parser: pytest.Parser) -> None:
-    """Tell pytest of the options and the lines of the ini file."""
+    """Register the options and the lines of the ini file with pytest."""
     group = parser.getgroup("dbus-activator", "D-Bus services under test (dbus-activator)")
     for name, option in _OPTIONS.items():
         group.addoption(
@@ -140,10 +140,10 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def of_config(config: pytest.Config) -> Settings:
-    """What the ini file and the command line say.
+    """The settings of the ini file and the command line.
 
     Raises:
-        pytest.UsageError: one of them cannot be used.
+        pytest.UsageError: one of them is invalid.
     """
     found = {}
     for name, option in _OPTIONS.items():
@@ -157,13 +157,13 @@ def of_config(config: pytest.Config) -> Settings:
 
 
 def of_request(request: pytest.FixtureRequest, factory: Mapping[str, Any]) -> Settings:
-    """What counts for a fixture; ``factory`` has the arguments that it was made with.
+    """The settings of a fixture; ``factory`` has the arguments of its factory.
 
     Raises:
-        pytest.UsageError: a setting cannot be used, or there is no such setting.
+        pytest.UsageError: a setting is invalid, or does not exist.
     """
     settings = changed(of_config(request.config), factory)
-    # The outermost first, so that the one at the test itself has the last word.
+    # The outermost first, so that the test's own marker has precedence.
     for marker in reversed(list(request.node.iter_markers(MARKER))):
         if marker.args:
             raise pytest.UsageError(f"the marker {MARKER} takes named arguments: {marker.args}")
@@ -172,7 +172,7 @@ def of_request(request: pytest.FixtureRequest, factory: Mapping[str, Any]) -> Se
 
 
 def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """With some of the settings replaced; raises pytest.UsageError."""
+    """A copy with some settings replaced; raises pytest.UsageError."""
     known = {each.name for each in fields(Settings)}
     for name in changes:
         if name not in known:

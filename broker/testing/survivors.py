@@ -1,4 +1,4 @@
-"""What outlived its service when a test was over."""
+"""Survivors: the leaked processes of a test."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class LeakWarning(UserWarning):
-    """Processes outlived their services, and the setting is to say so and go on."""
+    """Processes outlived their services, with the setting ``warn``."""
 
 
-# As a test knows it: no command outlives anything there.
+# The name in tests: they have no command that a process could outlive.
 Survivor = Leak
 
 
 class Survivors:
-    """The leaks of a bus: those that are alive, and those that a reset of the bus has ended.
+    """The leaks of a bus: live ones, and those that a reset of the bus has ended.
 
     Args:
         ignored: patterns of programs (``Leak.matches``).
@@ -39,22 +39,22 @@ class Survivors:
         self._ended: list[Survivor] = []
 
     def find(self, grace: float) -> list[Survivor]:
-        """Both, as ``living``."""
+        """Both kinds; raises as ``living``."""
         return [*self._ended, *self.living(grace)]
 
     def living(self, grace: float) -> list[Survivor]:
-        """Every leak that is there for longer than ``grace`` seconds.
+        """Every leak that lives for longer than ``grace`` seconds.
 
         Raises:
-            DBusError: the broker does not say.
+            DBusError: the broker does not answer.
         """
         deadline = time.monotonic() + grace
         while True:
             (rows,) = self._remote.ask("ListLeaks")
             leaks = (_of_row(self._remote, row) for row in rows)
             found = [each for each in leaks if not each.matches(self._ignored)]
-            # One that is told of may be the last that we wait for. (What is not the broker's
-            # own child ends without a word: it is looked for again at the deadline.)
+            # An event may report the end of the last leak. (A process that is not the broker's
+            # own child ends without an event: the deadline's look finds that.)
             if not found or time.monotonic() >= deadline:
                 break
             self._remote.bus.wait(deadline)
@@ -64,13 +64,13 @@ class Survivors:
         return [replace(each, names=names.get(each.pid, ())) for each in found]
 
     def remember(self, found: Iterable[Survivor]) -> None:
-        """Tell of these also when they have ended: until ``told``."""
+        """Keep these in ``find`` after they have ended: until ``told``."""
         if found:
             alive = {pid for _, pid, *_ in self._remote.ask("ListLeaks")[0]}
             self._ended += [each for each in found if each.pid not in alive]
 
     def told(self) -> None:
-        """What has ended was told of: the next test is not to blame for it."""
+        """Forget the ended ones, which have been reported: the next test did not cause them."""
         self._ended.clear()
 
 

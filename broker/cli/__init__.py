@@ -1,4 +1,4 @@
-"""The command line, ``dbus-activator``: how it begins, and what it ends with."""
+"""The command line, ``dbus-activator``: its entry point and exit statuses."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PROGRAM: Final = "dbus-activator"
-# How click is asked for a script, and later for completions: see its "Shell Completion".
+# The variable by which click is asked for a script and for completions: see its "Shell
+# Completion".
 COMPLETION: Final = "_DBUS_ACTIVATOR_COMPLETE"
 
-# asyncio and dbus-next import these where they can be had, which costs the broker 4 MB
-# each, as long as it runs, and every start a fortieth of a second: TLS and GLib.
+# asyncio and dbus-next import these if installed: TLS and GLib. Each would cost the broker
+# 4 MB as long as it runs, and every start a fortieth of a second.
 _NOT_FOR_US: Final = ("ssl", "gi")
 
-# In another Python than the one that we are installed for they may be missing.
+# They may be missing in a Python other than the one that we are installed for.
 _DEPENDENCIES: Final = ("click", "dbus_next")
 _NOT_INSTALLED: Final = 5  # LSB's code
 
-# What a verb waits for an answer, in seconds: libdbus's and sd-bus's default.
+# A verb's timeout for an answer, in seconds: libdbus's and sd-bus's default.
 PATIENCE: Final = 25.0
-# What a verb ends with that has waited in vain, as timeout(1).
+# A verb's exit status after a timeout, as in timeout(1).
 TIMED_OUT: Final = 124
-# Of a control character in a message.
+# For a control character in a message.
 _KEPT: Final = "\n\t"
-# In characters: what others have sent us is no longer in a message.
+# In characters: the maximum of received text in a message.
 _LONGEST: Final = 8192
 
-# What the kernel says of a write that the reader, the disk or the terminal does not take.
+# The errors of a write that the reader, the disk or the terminal does not take.
 _WRITE_ERRORS: Final = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def print_error(text: str) -> None:
-    """Lines on standard error, which may be full or closed: then nobody can be told.
+    """Print lines on standard error; if it is full or closed, they are lost.
 
-    Control characters of others do not reach the terminal. Not by print: what it could
-    not write stays in Python's buffer, is tried again at the end, and makes the exit
-    status 120.
+    Control characters of others do not reach the terminal. Not by print: its unwritten
+    text stays in Python's buffer, is tried again at exit, and makes the exit status 120.
     """
     with contextlib.suppress(OSError):
         os.write(2, f"{printable(text, keep=_KEPT)}\n".encode())
@@ -53,7 +53,7 @@ def print_error(text: str) -> None:
 
 def main() -> None:
     """Run the command; expected failures become one line on stderr."""
-    # Before anything imports asyncio or dbus-next, which work without: None is a module
+    # Before any import of asyncio or dbus-next, which work without these: None marks a module
     # that cannot be imported (Python's reference, The module cache).
     for name in _NOT_FOR_US:
         sys.modules[name] = None  # type: ignore[assignment]
@@ -67,7 +67,7 @@ def main() -> None:
         print_error_line(str(e) or e.dbus_name)
         sys.exit(_status(e))
     except ModuleNotFoundError as e:
-        # ``python -m broker`` in a checkout, by a Python that it is not installed for.
+        # ``python -m broker`` in a checkout, by a Python without our dependencies.
         if e.name not in _DEPENDENCIES:
             raise
         print_error(
@@ -77,15 +77,15 @@ def main() -> None:
 
 
 def print_error_line(text: str) -> None:
-    """One line on standard error about what others have sent or named."""
+    """Print one line with text of others on standard error."""
     line = printable(text)
     print_error(f"{PROGRAM}: {line if len(line) <= _LONGEST else line[:_LONGEST] + '…'}")
 
 
 def _open_streams() -> None:
-    """Streams that we were started without lead nowhere: Python has None in their place.
+    """Open missing streams on /dev/null: Python has None in their place.
 
-    What their encoding does not have is written as an escape.
+    Characters outside of a stream's encoding are written as escapes.
     """
     if sys.stdout is None or sys.stderr is None:
         from broker.process import signals  # noqa: PLC0415 - it is never needed otherwise
@@ -94,11 +94,11 @@ def _open_streams() -> None:
         sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
         sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
     for stream in (sys.stdout, sys.stderr):
-        # ASCII is no choice of anybody's (PEP 540), and click would go round such a stream.
+        # ASCII is never a user's choice (PEP 540), and click would bypass such a stream.
         ascii_only = codecs.lookup(stream.encoding).name == "ascii"
         encoding = "utf-8" if ascii_only else stream.encoding
         stream.reconfigure(encoding=encoding, errors="backslashreplace")  # type: ignore[union-attr]
-    # click's messages repeat what was typed, or pasted.
+    # click's messages repeat typed or pasted text.
     sys.stderr.write = _printing(sys.stderr.write)  # type: ignore[method-assign]
 
 
@@ -115,19 +115,19 @@ def _run() -> None:
             _command()(prog_name=PROGRAM)
         finally:
             if sys.stdout is not stdout:
-                # click has met EPIPE, and wants to end with 1 behind a wrapper of its own.
+                # click has caught EPIPE, and would exit with 1 behind a wrapper of its own.
                 sys.stdout = stdout
                 raise output.refused(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
             output.finish()
     except OSError as e:
-        # Those that are about a file name it, and a verb says what it was about.
+        # An error about a file names it, and a verb adds its own context.
         if e.filename is not None or e.errno not in _WRITE_ERRORS:
             raise
         raise output.refused(e) from e
 
 
 def _command() -> Callable[..., Any]:
-    """What we are called as."""
+    """The command for the name that we are called by."""
     if os.path.basename(sys.argv[0]) == "dbus-daemon":
         from broker.cli import dbus_daemon  # noqa: PLC0415 - verbs need none of it
 

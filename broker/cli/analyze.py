@@ -1,4 +1,4 @@
-"""``analyze``: how long activations took, as a list, a timeline or a graph."""
+"""``analyze``: the duration of activations, as a list, a timeline or a graph."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 @click.group("analyze", short_help="Activation times, a timeline, a graph of processes.")
 def command() -> None:
-    """How long activations took, as a list, a timeline or a graph."""
+    """The duration of activations, as a list, a timeline or a graph."""
 
 
-@command.command("blame", short_help="The activations by the time that they took.")
+@command.command("blame", short_help="The activations by their duration.")
 @query.query_options
 def blame(where: str | None, **options: Any) -> None:
-    """The activations by the time that they took, the slowest first.
+    """The activations by their duration, the slowest first.
 
-    A service that was started several times has a line for each, up to the newest 16.
-    What was taken by a process that was not activated took no time, and is not listed.
+    A service with several activations has a line for each, up to the newest 16.
+    A name taken by a process without an activation took no time, and is not listed.
 
     \b
     Example:
@@ -78,10 +78,10 @@ def plot(where: str | None, **_options: Any) -> None:
         print(line)
 
 
-@command.command("dot", short_help="A graph of who forked whom, for Graphviz.")
+@command.command("dot", short_help="A graph of parents and children, for Graphviz.")
 @query.query_options
 def dot(where: str | None, **_options: Any) -> None:
-    """A graph of who forked whom, for Graphviz, on standard output.
+    """A graph of parents and children, for Graphviz, on standard output.
 
     An orphan's edge is dashed: it leads to its service, since its parent has gone.
 
@@ -121,12 +121,12 @@ def _names(snapshot: Snapshot) -> list[str]:
 def _edges(root: tree.Row, service: str) -> Iterator[str]:
     parents = [(root, service)]
     for row, parent in parents:
-        # PIDs come again; a record's start tells two of them apart.
+        # PIDs are reused; the start of a record distinguishes them.
         node = f"p{row.pid}_{row.started}"
         ended = "" if row.exit == "-" else f"\nended: {row.exit}"
         colour = "" if row.exit in ("-", "0") else ", color=red"
         yield f"  {node} [label={_quoted(f'{row.pid} {row.command}{ended}')}{colour}];"
-        # The tree has it below its service's first process, for want of its parent.
+        # The tree has it below its service's first process, since its parent is missing.
         yield f"  {service} -> {node} [style=dashed];" if row.adopted else f"  {parent} -> {node};"
         parents += [(child, node) for child in row.children]
 

@@ -1,4 +1,4 @@
-"""``completion``: the script that a shell completes our command line with."""
+"""``completion``: the script for a shell's completion of our command line."""
 
 from __future__ import annotations
 

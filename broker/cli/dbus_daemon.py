@@ -1,4 +1,4 @@
-"""In dbus-daemon's place: called by that name, with its options, for whoever starts one."""
+"""The stand-in for dbus-daemon: called by that name, with its options, by unchanged programs."""
 
 from __future__ import annotations
 
@@ -31,17 +31,16 @@ if TYPE_CHECKING:
     from broker.catalog.busconfig import BusConfig
     from broker.engine.listen import Listener
 
-# Where the two files are that every dbus-daemon has; what of a distribution is not
-# there is in /etc.
+# The directories of dbus-daemon's two standard files; some distributions have them in /etc.
 _DIRECTORIES: Final = ("/usr/share/dbus-1", "/usr/local/share/dbus-1", "/etc/dbus-1")
-# The address that means: the socket of LISTEN_FDS.
+# The address for the socket of LISTEN_FDS.
 _PASSED: Final = "systemd:"
 
 
 @click.command(
     "dbus-daemon",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Diagnostics go to standard error, whatever is said of syslog.",
+    epilog="Diagnostics go to standard error, regardless of the syslog options.",
 )
 @click.version_option(__version__, "--version", prog_name="dbus-activator")
 @click.option("--session", is_flag=True, help="Use the session bus's configuration file.")
@@ -69,10 +68,9 @@ _PASSED: Final = "systemd:"
 @click.option(
     "--fork/--nofork",
     default=None,
-    help="Return when clients can be served, and go on in the background; or do not, whatever "
-    "the file says.",
+    help="Go on in the background when clients can be served, or do not; overrides the file.",
 )
-@click.option("--nopidfile", is_flag=True, help="Write no PID file, whatever the file says.")
+@click.option("--nopidfile", is_flag=True, help="Write no PID file; overrides the file.")
 @click.option("--introspect", is_flag=True, help="Print the bus's own introspection data.")
 @click.option("--systemd-activation", is_flag=True, help="Accepted: we start services ourselves.")
 @click.option("--nosyslog", is_flag=True, help="Accepted.")
@@ -116,7 +114,7 @@ def command(
         signals.take_over(serve.SIGNALS)
         config = _config(listener, environ, path, found)
         if background:
-            # A service may be asked for before we let go of our own output, and keeps it.
+            # A service that is activated before we close our own output would keep it open.
             config = dataclasses.replace(config, background=True, output=Output.NULL)
         with contextlib.ExitStack() as stack:
             if found.pidfile and not nopidfile:
@@ -128,7 +126,7 @@ def command(
 
 
 def _config_file(chosen: Mapping[str, Any]) -> str:
-    """The one file that is to be read."""
+    """The configuration file."""
     names = [kind for kind in ("session", "system") if chosen[kind]]
     given = [chosen["config_file"]] if chosen["config_file"] is not None else []
     if len(names) + len(given) != 1:
@@ -174,7 +172,7 @@ def _config(listener: Listener, environ: Mapping[str, str], path: str, found: Bu
 
 
 def _introspection(environ: Mapping[str, str]) -> str:
-    """What the bus says of itself: a real one, since each engine has another answer."""
+    """The introspection data of a real bus, since the engines' answers differ."""
     signals.take_over(serve.SIGNALS)
     with closing(listen.private(environ)) as listener:
         return asyncio.run(_ask(Config(listener, (), environ=environ)))

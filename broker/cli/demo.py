@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from broker.core.exits import Exit
 
-# What the descriptors in services.d/ name.
+# The program in the descriptors in services.d/.
 PROGRAMS: Final = "dbus-activator-demo"
-# The shell executes the second line, where a first line may be too short for the path of
-# an interpreter; to Python it is a text.
+# The shell executes the second line, since the first may be too short for an interpreter's
+# path; to Python it is a string.
 _SCRIPT: Final = """\
 #!/bin/sh
 '''exec' {python} -P "$0" "$@"
@@ -64,7 +64,7 @@ def command(engine: str) -> None:
     options.log_to_stderr()
     environ = options.environment()
     with _programs() as directory:
-        # In front: another's program of that name may run another Python, or another broker.
+        # In front: another program of that name may run another Python, or another broker.
         environ["PATH"] = f"{directory}{os.pathsep}{environ['PATH']}"
         program = os.path.join(directory, PROGRAMS)
         _without_broker(program)
@@ -75,7 +75,7 @@ def command(engine: str) -> None:
 
 
 def _tour(program: str, engine: str, environ: dict[str, str]) -> Exit:
-    """The session of the tour, from beginning to end; how its command ended."""
+    """Run the session of the tour, and return its command's exit."""
     chosen: dict[str, Any] = {
         "directories": [str(descriptors())],
         "standard_services": False,
@@ -92,7 +92,7 @@ def _tour(program: str, engine: str, environ: dict[str, str]) -> Exit:
 
 
 def descriptors() -> Path:
-    """The directory services.d/, in an installed package or beside it in the source."""
+    """The directory services.d/, in the installed package or beside the source."""
     package = Path(str(files("broker")))
     installed = package / "services.d"
     return installed if installed.is_dir() else package.parent / "services.d"
@@ -100,9 +100,10 @@ def descriptors() -> Path:
 
 @contextmanager
 def _programs() -> Iterator[str]:
-    """The directory of the program that the descriptors name, run by this Python.
+    """A directory with the descriptors' program, run by this Python.
 
-    It is installed beside that, or nowhere: ``python -m broker`` needs the package alone.
+    The program is installed beside this Python, or not at all: ``python -m broker`` needs only
+    the package.
     """
     beside = os.path.dirname(sys.executable)
     if os.access(os.path.join(beside, PROGRAMS), os.X_OK):
@@ -121,13 +122,13 @@ def _executable(path: str, flags: int) -> int:
 
 
 def _without_broker(program: str) -> None:
-    """A daemon that nobody looks after, to compare with.
+    """A daemon without a supervisor, for comparison.
 
     Raises:
-        KernelRefused: the program cannot be executed, as on a disk that is mounted so.
+        KernelRefused: the program cannot be executed, as on a disk mounted with noexec.
         Broken: it does not run.
     """
-    print("Without the broker: a program that daemonizes is lost to whoever started it")
+    print("Without the broker: a program that daemonizes is lost to its starter")
     read, write = os.pipe()
     try:
         child = os.posix_spawn(
@@ -150,7 +151,7 @@ def _without_broker(program: str) -> None:
         assert about is not None
         print(f"{'PID':>9} {'PPID':>7}  COMMAND")
         print(f"{pid:>9} {about.ppid:>7}  {' '.join(procfs.command(pid))}")
-        print(f"  (we are PID {os.getpid()}; how it ends, PID {about.ppid} will know, if anybody)")
+        print(f"  (we are PID {os.getpid()}; only PID {about.ppid} can learn how it ends)")
         os.kill(pid, signal.SIGKILL)
         answer.read()  # its end closes the pipe
     print()

@@ -18,10 +18,10 @@ from broker.core.shell import assignment
 def command(
     assignments: tuple[str, ...], where: str | None, *, unset: tuple[str, ...], **options: Any
 ) -> None:
-    """Show the activation environment, which services are started with, or change it.
+    """Show or change the activation environment, the variables of started services.
 
-    Both are for the broker's own user and root. Values are quoted for a shell where it needs
-    that, as in $'two\\nlines', one variable a line.
+    Both are for the broker's own user and root. Each variable is a line; its value is quoted
+    if a shell needs that, as in $'two\\nlines'.
 
     \b
     Example:
@@ -34,7 +34,7 @@ def command(
             remote.call("SetEnvironment", "as", list(assignments))
         if unset or assignments:
             return
-        # Of all properties at once it would be an empty one to who may not see it.
+        # Not with all properties: there it is empty for an unprivileged caller.
         environment = remote.get(ROOT, MANAGER, "Environment")
     mode = query.json_mode(options)
     if mode != "off":

@@ -1,4 +1,4 @@
-"""Exits and signals as people read them."""
+"""Exits and signals in human-readable form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
-        # A real-time signal other than the first and the last.
+        # A real-time signal, neither the first nor the last.
         return f"SIG{number}"
 
 
@@ -24,7 +24,7 @@ def exit_word(code: int, status: int) -> str:
 
 
 def exit_words(code: int, status: int) -> str:
-    """An exit as systemctl has it, such as ``code=killed, signal=SEGV``."""
+    """An exit in systemctl's format, such as ``code=killed, signal=SEGV``."""
     if code == 0:
         return "running"
     if code == CLD_EXITED:

@@ -40,9 +40,9 @@ _KEYS: Final = (
 def command(
     where: str | None, *, activatable: bool, running: bool, failed: bool, **options: Any
 ) -> None:
-    """List the services of a bus: state, process, how many processes, last result.
+    """List the services of a bus: state, process, number of processes, last result.
 
-    The process is the one that owns the name, whoever started it, else the main one.
+    The process is the owner of the name, however it was started, else the main process.
 
     \b
     Example:
@@ -62,13 +62,13 @@ def command(
 def _select(
     where: str | None, flags: Collection[str], *, commands: bool = False
 ) -> list[dict[str, Any]]:
-    """The services that any of the flags is for, or all; of the bus at an address.
+    """The services of the bus at an address: those that match any of the flags, or all.
 
     Args:
-        commands: with the owners' command lines, which no table has room for.
+        commands: with the owners' command lines, too long for a table.
 
     Raises:
-        DBusError: there is none to ask.
+        DBusError: no broker answers.
     """
     bus = where if where is not None else address.default(os.environ)
     with Client.connect(bus, PATIENCE) as remote:
@@ -83,7 +83,7 @@ def _select(
 
 
 def _add_owners(remote: Client, services: Sequence[dict[str, Any]], name: str, none: Any) -> None:
-    """A property of their owners; of who is not told of it, it is as of nobody."""
+    """Add a property of the owners; ``none`` if there is no owner, or it is withheld from us."""
     active = [each for each in services if each["ActiveState"] == "active"]
     found = remote.get_each([each["Object"] for each in active], SERVICE, name)
     for each in services:
@@ -93,7 +93,7 @@ def _add_owners(remote: Client, services: Sequence[dict[str, Any]], name: str, n
 
 
 def _write(services: Sequence[dict[str, Any]], *, legend: bool, footer: bool) -> None:
-    """Print them; the footer is for people, on a terminal."""
+    """Print a table; the footer is for terminals."""
     lines = output.table(
         _HEADINGS,
         [_row(each) for each in services],
@@ -101,7 +101,7 @@ def _write(services: Sequence[dict[str, Any]], *, legend: bool, footer: bool) ->
         right=_RIGHT,
         colours=[output.STATE_COLOURS[each["ActiveState"]] for each in services],
     )
-    # In one piece, whatever is thought of buffers outside (PYTHONUNBUFFERED).
+    # In one piece, even with PYTHONUNBUFFERED.
     sys.stdout.write("".join([f"{line}\n" for line in lines]))
     if footer and output.width() is not None:
         print(f"\n{len(services)} service{'s' * (len(services) != 1)} listed.")

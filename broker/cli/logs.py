@@ -1,4 +1,4 @@
-"""``logs``: what a service has written, as far as the broker keeps it."""
+"""``logs``: the output of a service, as far as the broker keeps it."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ KEYS: Final = ("Serial", "Time", "Monotonic", "Activation", "Stream", "Text")
 
 @click.command("logs", short_help="Print captured output of a service.")
 @click.argument("name", shell_complete=query.complete_names)
-@click.option("-f", "--follow", is_flag=True, help="Go on with what it writes, until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Follow its output until Ctrl-C.")
 @click.option(
     "-n",
     "--lines",
     "count",
     metavar="N",
     type=click.IntRange(min=0),
-    help="Begin with the newest N lines. Default: with all that are kept.",
+    help="Begin with the newest N lines. Default: all kept lines.",
 )
-@query.timeout_option(f"With -f: at most so many seconds, then exit with {TIMED_OUT}.")
+@query.timeout_option(f"With -f: for at most this many seconds, then exit with {TIMED_OUT}.")
 @query.query_options
 def command(
     name: str,
@@ -51,7 +51,7 @@ def command(
     timeout: float | None,
     **options: Any,
 ) -> None:
-    """Print what a service has written, with the time, if the broker captures it.
+    """Print the output of a service with the time, if the broker captures it.
 
     It is for the broker's own user and root.
 
@@ -79,7 +79,7 @@ def command(
 
 
 def tail(remote: Client, name: str, count: int) -> list[dict[str, Any]]:
-    """The newest lines of a service; none where the broker keeps none, or not for us."""
+    """The newest lines of a service; none if the broker keeps none, or withholds them."""
     try:
         return _Log(remote, name).newest(count)
     except RemoteError as e:
@@ -91,7 +91,7 @@ def tail(remote: Client, name: str, count: int) -> list[dict[str, Any]]:
 
 
 def line(entry: dict[str, Any]) -> str:
-    """A line for people."""
+    """A line in human-readable form."""
     return f"{words.moment(entry['Time'])} {entry['Text']}"
 
 
@@ -104,7 +104,7 @@ def _print(entries: list[dict[str, Any]], *, as_json: bool) -> None:
 
 
 class _Log:
-    """A service's log, read on from where we are."""
+    """A service's log, with our position in it."""
 
     def __init__(self, remote: Client, name: str) -> None:
         self._remote = remote
@@ -114,31 +114,31 @@ class _Log:
         self._newest: list[dict[str, Any]] = []
 
     def subscribe(self) -> None:
-        """Hear of new lines, before the first are read: none comes between."""
-        # The name is known first: in a rule, a quote in it would end the value.
+        """Subscribe to new lines, before the first are read: so none is missed."""
+        # The name must be known to the broker first: a quote in it would end the rule's value.
         (self._path,) = self._remote.ask("GetService", "s", self._name)
         for rule in (f"member='LogAppended',arg0='{self._name}'", "member='InterfacesAdded'"):
             self._remote.subscribe(rule)
 
     def newest(self, count: int | None) -> list[dict[str, Any]]:
         """The newest lines, or all for None."""
-        # 0 is all to GetLog, and it has no other way to say where the log ends.
+        # 0 means all to GetLog, and it has no other way to return the end of the log.
         entries, _ = self._read(1 if count == 0 else min(count or 0, _UINT_MAX))
         return [] if count == 0 else entries
 
     def more(self, deadline: float | None) -> Iterator[tuple[list[dict[str, Any]], int]]:
-        """New lines as they come, and how many before them are lost."""
+        """New lines as they come, and the number of lost lines before them."""
         for signal in query.signals(self._remote, deadline):
             if is_back(signal):
                 yield self._begin_again(), 0
-            # One of a line that we have was on its way while we asked.
+            # Skips a signal for a line that our call has returned already.
             elif signal.member == "LogAppended" and signal.body[1] > self._last:
                 yield self._read(0)
             elif signal.member == "InterfacesAdded" and signal.body[0] == self._path:
                 yield self._begin_again(), 0
 
     def _begin_again(self) -> list[dict[str, Any]]:
-        """The descriptor is a new one; so is the log, unless it goes on where we are."""
+        """For a new descriptor: the log is new too, unless it continues at our position."""
         newest, self._last = self._newest, max(self._last - 1, 0)
         entries, dropped = self._read(0)
         if dropped or entries[:1] == newest:

@@ -22,12 +22,12 @@ _COLOURS: Final = {"failed": "red", "active": "green", "exited": "dim"}
 
 @click.command("monitor", short_help="Print events as they come.")
 @click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=query.complete_names)
-@query.timeout_option(f"Go on for at most so many seconds, then exit with {TIMED_OUT}.")
+@query.timeout_option(f"Stop after this number of seconds, then exit with {TIMED_OUT}.")
 @query.query_options
 def command(
     names: tuple[str, ...], where: str | None, *, timeout: float | None, **options: Any
 ) -> None:
-    """Print what happens, a line each, until Ctrl-C: states, processes, failures.
+    """Print events, one a line, until Ctrl-C: states, processes, failures.
 
     \b
     Example:
@@ -72,7 +72,7 @@ def _line(event: dict[str, Any]) -> str:
 
 
 def text(event: dict[str, Any]) -> str:
-    """What happened to a service, in words."""
+    """An event of a service in words."""
     match event["Event"]:
         case "started":
             origin = " (adopted)" if event["Origin"] == "adopted" else ""

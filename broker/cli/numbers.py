@@ -1,4 +1,4 @@
-"""The numbers that options take."""
+"""The types of numeric options."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import click
 from broker.core.digits import decimal
 from broker.core.printable import quoted
 
-# Some thirty years, which are as good as endless: in microseconds it fits everything that
-# a time goes through.
+# Some thirty years, practically infinite: in microseconds this still fits every type on the
+# way of a time.
 LONGEST: Final = 1e9
 _INT_MAX: Final = 2**31 - 1
 
@@ -22,7 +22,7 @@ class _Seconds(click.FloatRange):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """The number; nan is among those that ``float`` reads."""
+        """The number; without nan, which ``float`` accepts."""
         seconds = float(super().convert(value, param, ctx))
         if math.isnan(seconds):
             hint = param.opts[-1] if param is not None else None

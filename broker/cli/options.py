@@ -1,4 +1,4 @@
-"""The options that ``run`` and ``serve`` share, and the Config that they make."""
+"""The common options of ``run`` and ``serve``, and the Config from them."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ _OPTIONS: Final = (
         type=numbers.SECONDS,
         default=Limits().handover_timeout,
         show_default=True,
-        help="Seconds for somebody to take a name when all processes of its service have ended "
-        "with 0; 0: that fails at once.",
+        help="Seconds for another process to take a name when all processes of its service have "
+        "exited with 0; 0: fail at once.",
     ),
     click.option(
         "--stop-timeout",
@@ -88,14 +88,14 @@ _OPTIONS: Final = (
         type=click.Choice([each.value for each in Output]),
         default=Output.INHERIT.value,
         show_default=True,
-        help="Where services' output goes: where ours does; to a log in memory, whose last "
-        "lines are in the reports of failed activations; or nowhere.",
+        help="Destination of services' output: our own output; a log in memory, with its last "
+        "lines in the reports of failed activations; or none.",
     ),
     click.option(
         "--config-file",
         metavar="FILE",
-        help="A configuration file of dbus-daemon's: where to listen, where descriptors are, the "
-        "time that services have, and policy. Other options win over it.",
+        help="A configuration file of dbus-daemon's: address, directories of descriptors, "
+        "activation timeout, and policy. Other options take precedence.",
     ),
 )
 
@@ -108,10 +108,10 @@ def bus_options(function: F) -> F:
 
 
 def bus_config(path: str | None, environ: Mapping[str, str]) -> BusConfig:
-    """What ``--config-file`` says; nothing if there is none.
+    """The configuration of ``--config-file``; empty without that option.
 
     Raises:
-        BadConfiguration: it cannot be read.
+        BadConfiguration: the file cannot be read.
     """
     if path is None:
         return BusConfig()
@@ -122,10 +122,10 @@ def bus_config(path: str | None, environ: Mapping[str, str]) -> BusConfig:
 
 
 def listener_of(found: BusConfig) -> Listener | None:
-    """Where a configuration file says to listen; None if it does not.
+    """The listener of a configuration file; None without ``<listen>``.
 
     Raises:
-        BadConfiguration, PermissionRefused: it cannot be had.
+        BadConfiguration, PermissionRefused: the address cannot be used.
     """
     for where, _ in found.listen[1:]:
         log.warning("%s: not used: one <listen> is enough", where)
@@ -140,21 +140,21 @@ def config(
     options: dict[str, Any],
     found: BusConfig | None = None,
 ) -> Config:
-    """The Config that the shared options ask for.
+    """The Config from the common options.
 
     Args:
-        found: what ``--config-file`` says.
+        found: the configuration of ``--config-file``.
 
     Raises:
         BadConfiguration: a directory of ``--services`` does not exist.
     """
     own = [os.path.abspath(each) for each in options["directories"]]
     for each in own:
-        # One that may not answer has its time when the descriptors are read.
+        # A directory that may not answer has its timeout when the descriptors are read.
         if local.holds(each) and not os.path.isdir(each):
             raise BadConfiguration(f"--services: {each}: no such directory")
     burst, interval = options["start_limit"]
-    local.end()  # the loop is made first, and its descriptors are missed in a worse way
+    local.end()  # frees descriptors for the loop, which comes next and fails worse without
     found = found or BusConfig()
     directories = [Directory(each, strict=False) for each in own] or list(found.directories)
     if options["standard_services"] or not (directories or options.get("config_file")):
@@ -189,15 +189,15 @@ def _start_timeout(found: BusConfig) -> float:
 def environment() -> dict[str, str]:
     """Our environment, with our own directory at the end of PATH.
 
-    Descriptors and commands can then name what is installed beside us, also in
-    a virtual environment that was not activated; nothing is hidden by it.
+    So descriptors and commands find programs installed beside us, also in a virtual
+    environment that was not activated. At the end, it shadows no other program.
     """
     environ = dict(os.environ)
     started_with = procfs.read("/proc/self/environ") or b""
     if b"LC_CTYPE=" not in started_with:
-        # Python sets it for itself in the C locale (PEP 538).
+        # Set by Python itself in the C locale (PEP 538).
         environ.pop("LC_CTYPE", None)
-    # Not that of a link, which stands in a directory to hide something there.
+    # Not a link's directory: the link may be there to shadow another program.
     program = os.path.realpath(sys.argv[0])
     if os.path.basename(program) == "__main__.py":
         program = sys.executable  # ``python -m broker``: programs are installed beside that
@@ -209,7 +209,7 @@ def environment() -> dict[str, str]:
 
 
 def log_to_stderr() -> None:
-    """Diagnostics, one line each, with the program's name in front."""
+    """Log to standard error, one line a message, with the program's name in front."""
     logging.basicConfig(
         format=f"{PROGRAM}: %(message)s", level=logging.WARNING, handlers=[_StderrHandler()]
     )
@@ -217,5 +217,5 @@ def log_to_stderr() -> None:
 
 class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        """Write it, if it can be written."""
+        """Print the record, if possible."""
         print_error(self.format(record))

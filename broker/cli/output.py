@@ -1,4 +1,4 @@
-"""What goes to standard output: tables that fit, and colour where somebody looks."""
+"""Standard output: tables that fit the terminal, and colours on a terminal."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from broker.errors import OutputRefused
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-# What a shell shows for a program that SIGPIPE has ended, as tools in a pipe do.
+# A shell's status for a program that was ended by SIGPIPE, as tools in a pipe are.
 BROKEN_PIPE: Final = 128 + 13
 _DEFAULT_WIDTH: Final = 80
-# A column is not made narrower than this to fit the terminal.
+# The minimum width of a column that is cut to fit the terminal.
 _NARROWEST: Final = 8
 _WIDEST: Final = 65535  # struct winsize has 16 bits
 
 _COLOURS: Final = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
-# ActiveState to colour, as systemctl has it.
+# ActiveState to colour, as in systemctl.
 STATE_COLOURS: Final = {
     "active": "green",
     "activating": "yellow",
@@ -33,7 +33,7 @@ STATE_COLOURS: Final = {
 
 
 def finish() -> None:
-    """Hand over what is buffered, while a refusal can still be told.
+    """Flush the output, while an error can still be reported.
 
     Raises:
         OutputRefused: standard output takes no more, such as on a full disk.
@@ -46,8 +46,8 @@ def finish() -> None:
 
 
 def refused(e: OSError) -> OutputRefused | SystemExit:
-    """What to end with when standard output takes no more."""
-    # Python flushes once more at its end, and would complain again.
+    """The exception for a standard output that takes no more."""
+    # Python flushes again at exit, and would report the error again.
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
@@ -57,7 +57,7 @@ def refused(e: OSError) -> OutputRefused | SystemExit:
 
 
 def width() -> int | None:
-    """The terminal's columns; None where the output is no terminal, and nothing is cut."""
+    """The terminal's columns; None if the output is not a terminal, and nothing is cut."""
     if not sys.stdout.isatty():
         return None
     if columns := decimal(os.environ.get("COLUMNS", ""), _WIDEST):
@@ -69,16 +69,16 @@ def width() -> int | None:
 
 
 def paint(text: str, colour: str) -> str:
-    """Text in a colour, on a terminal and unless NO_COLOR is set (https://no-color.org)."""
+    """Text in a colour, on a terminal without NO_COLOR (https://no-color.org)."""
     if not colour or not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return text
     return f"\033[{_COLOURS[colour]}m{text}\033[0m"
 
 
 def clip(text: str, columns: int | None) -> str:
-    """One line without control characters, cut to so many columns; the cut is shown.
+    """One line without control characters, cut to ``columns``; the cut is shown.
 
-    All text of others goes through here on its way to the output. (JSON has escapes of its own.)
+    All text of others passes this function on its way to the output. (JSON has its own escapes.)
     """
     text = printable(text, keep=KEPT)
     if columns is None or len(text) <= columns:

@@ -27,12 +27,12 @@ _PROCESS: Final = 14
 HEAD: Final = 64
 FOOT: Final = 64
 _THINNEST: Final = 2  # a bar of a microsecond can be seen
-# About the width of a letter, in the fonts of a note and of a failure's.
+# The approximate width of a letter, in the fonts of a note and of a failure.
 LETTER: Final = {"small": 5.2, "bad": 7.0}
 
 _LONGEST_COMMAND: Final = 38
 _LONGEST_NAME: Final = 38
-# About so many lines from left to right.
+# The approximate number of vertical lines.
 _TICKS: Final = 10
 
 _STYLE: Final = """\
@@ -73,7 +73,7 @@ class _Bar:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A line of the picture; ``bad`` is how it ended last."""
+    """A line of the picture; ``bad`` is its last end."""
 
     label: str
     bars: Sequence[_Bar]
@@ -132,7 +132,7 @@ def _rows(snapshot: Snapshot, now: int) -> Iterator[_Row]:
             each
             for each in snapshot.processes.values()
             if each["ServiceName"] == service["Name"]
-            # Of an activation that is not remembered, as the service's own row shows none.
+            # From a forgotten activation, which the service's own row does not show either.
             and (each["ExitTimestampMonotonic"] or now) >= row.start
         ]
         records.sort(key=lambda each: each["StartTimestampMonotonic"])
@@ -182,7 +182,7 @@ def _note(activation: Activation) -> str:
 
 
 def _foreign(service: dict[str, Any], known: Sequence[Activation], now: int) -> _Bar | None:
-    """The time for which the name was last owned, if that was none of an activation's."""
+    """The last period of ownership of the name, if it belongs to no activation."""
     if any(not each.ended for each in known):
         return None
     begin = max([service["ActiveEnterTimestampMonotonic"], *(each.ended for each in known)])
@@ -194,7 +194,7 @@ def _process_row(process: dict[str, Any], now: int) -> _Row:
     end = process["ExitTimestampMonotonic"] or now
     kind = "adopted" if process["Origin"] == "adopted" else "process"
     word = exits.exit_word(process["ExitCode"], process["ExitStatus"])
-    # Where the program is, the picture has no room for.
+    # The picture has no room for the program's directory.
     program, *arguments = process["Command"] or [""]
     command = printable(" ".join([os.path.basename(program), *arguments]))
     if len(command) > _LONGEST_COMMAND:
@@ -218,7 +218,7 @@ def _axis(whole: int, scale: float, bottom: int) -> Iterator[str]:
     for number in range(whole // step + 1):
         x = MARGIN + LABELS + number * step * scale
         yield f'  <line class="grid" x1="{x:.1f}" y1="{HEAD - 8}" x2="{x:.1f}" y2="{bottom + 4}"/>'
-        # At both ends: of a hundred services one sees only one.
+        # At both ends: with a hundred services only one end is in view.
         for y in (HEAD - 12, bottom + 14):
             yield (
                 f'  <text class="small" x="{x:.1f}" y="{y}" text-anchor="middle">'
@@ -278,7 +278,7 @@ def _draw(row: _Row, y: int, first: int, scale: float) -> Iterator[str]:
 
 
 def _place(note: str, kind: str, begin: float, edge: float) -> tuple[float, str]:
-    """Where a note goes: behind the bars, before them where that leaves the picture."""
+    """The position of a note: after the bars, or before them if it would leave the picture."""
     wide = len(note) * LETTER[kind]
     left, right = MARGIN + LABELS, MARGIN + LABELS + CHART + _NOTES
     if edge + 6 + wide <= right:

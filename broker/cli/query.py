@@ -1,4 +1,4 @@
-"""What every verb shares that asks a running broker."""
+"""The common part of all verbs that call a running broker."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ UNKNOWN: Final = 4
 
 _UNKNOWN_NAMES: Final = {ServiceUnknown.dbus_name, f"{OWN}NoSuchProcess"}
 
-# For whoever has pressed Tab, in seconds.
+# The timeout of a completion (a user waits after Tab), in seconds.
 _COMPLETION_PATIENCE: Final = 1.0
-# A broker that lives has so much time for its answers, however short a wait may be: a
-# timeout of 0 asks how it is now. In seconds.
+# The broker's minimum time for its answers, however short a wait is: a timeout of 0 asks
+# for the current state. In seconds.
 _SHORTEST: Final = 1.0
 # PIDs in one line.
 _NAMED: Final = 10
@@ -81,7 +81,7 @@ def complete_names(
         with connect(ctx.params.get("where"), _COMPLETION_PATIENCE) as remote:
             (services,) = remote.ask("ListServices")
     except DBusError:
-        # Nothing can be said in the middle of somebody's command line.
+        # A message would break the user's command line.
         return []
     return [
         CompletionItem(name, help=state)
@@ -91,24 +91,24 @@ def complete_names(
 
 
 def timeout_option(text: str) -> Callable[[F], F]:
-    """``--timeout``, of a verb that waits for something to happen."""
+    """``--timeout``, of a verb that waits for an event."""
     return click.option("--timeout", metavar="S", type=numbers.SECONDS, help=text)
 
 
 def connect(
     where: str | None, patience: float | None = PATIENCE, timeout: float | None = None
 ) -> Client:
-    """A connection to the broker to ask.
+    """A connection to the broker.
 
     Args:
-        patience: for each answer, in seconds. None is for verbs that wait for something to
-            happen: a broker that is stopped is waited for, too.
-        timeout: what the user gives the verb as a whole, in seconds.
+        patience: the timeout of each answer, in seconds. None is for verbs that wait for an
+            event: they wait for a stopped broker, too.
+        timeout: the user's timeout for the whole verb, in seconds.
 
     Raises:
-        InvalidArgs: nothing says which bus, or it is no address.
+        InvalidArgs: no bus address is given, or it is not valid.
         Disconnected: nobody listens there.
-        NoReply: it does not answer in time.
+        NoReply: the bus does not answer in time.
     """
     from broker.client.client import Client  # noqa: PLC0415 - help and completion of options need none
 
@@ -117,29 +117,29 @@ def connect(
 
 
 def end_of_wait(timeout: float | None) -> float | None:
-    """When a wait that begins now is over, on the monotonic clock; None for never."""
+    """The deadline of a wait that begins now, on the monotonic clock; None for never."""
     return None if timeout is None else time.monotonic() + timeout
 
 
 def bus_address(where: str | None) -> str:
-    """The bus to ask.
+    """The address of the bus.
 
     Raises:
-        InvalidArgs: nothing says which.
+        InvalidArgs: none is given.
     """
     return where if where is not None else address.default(os.environ)
 
 
 def is_unknown(e: RemoteError) -> bool:
-    """Whether an answer says that there is no such service or process."""
+    """Whether an error means an unknown service or process."""
     return e.name in _UNKNOWN_NAMES
 
 
 def note_processes(snapshot: Snapshot) -> None:
-    """Say so if the broker does not tell us command lines, or /proc tells of other processes."""
+    """Note if the broker withholds command lines, or our /proc shows other processes."""
     from broker.cli import tree  # noqa: PLC0415 - most verbs draw none
 
-    # The bus itself has one.
+    # The bus itself has a command line.
     if not any(each["Command"] for each in snapshot.processes.values()):
         note_withheld("command lines are")
     recorded = {each["PID"] for each in snapshot.processes.values()}
@@ -150,13 +150,13 @@ def note_processes(snapshot: Snapshot) -> None:
 
 
 def note_withheld(what: str) -> None:
-    """Say that something is not for us, such as "command lines are"."""
+    """Note that something is withheld from us, such as "command lines are"."""
     whose = "for the broker's own user and root"
     print_error_line(f"{what} not shown: that is {whose}")
 
 
 def json_mode(options: dict[str, Any]) -> str:
-    """off, short or pretty."""
+    """The mode: off, short or pretty."""
     mode: str = options["json_mode"]
     if mode == "off" and options["json_auto"]:
         return "pretty" if sys.stdout.isatty() else "short"
@@ -174,7 +174,7 @@ def print_json(value: Any, mode: str) -> None:
 
 
 def signals(remote: Client, deadline: float | None) -> Iterator[Received]:
-    """The broker's signals as they come, for as long as somebody reads our output.
+    """The broker's signals as they come, as long as our output has a reader.
 
     Args:
         deadline: on the monotonic clock, in seconds; None follows as long as the bus lives.
@@ -182,13 +182,13 @@ def signals(remote: Client, deadline: float | None) -> Iterator[Received]:
     Raises: as ``Client.signal``, and
         NoReply: the deadline is over.
         Disconnected: the bus has gone.
-        SystemExit: the reader has, of whom we would hear only with the next line.
+        SystemExit: the reader has gone; a write would notice that only with the next line.
     """
-    import select  # noqa: PLC0415 - for those who follow
+    import select  # noqa: PLC0415 - for verbs that follow
 
     waiting = select.poll()
     waiting.register(remote.bus.fileno(), select.POLLIN)
-    # Of a pipe without a reader POLLERR is told, asked for or not (poll(2)).
+    # A pipe without a reader reports POLLERR, requested or not (poll(2)).
     waiting.register(sys.stdout.fileno(), 0)
     while True:
         while signal := remote.signal(time.monotonic()):
@@ -210,7 +210,7 @@ def call_each(remote: Client, member: str, calls: list[tuple[Any, ...]]) -> None
         calls: each a signature and its arguments.
 
     Raises:
-        RemoteError: one of them was refused, an unknown name before others; the rest of the
+        RemoteError: one of them was refused, with priority for an unknown name; the other
             refusals are on stderr.
     """
     errors = []

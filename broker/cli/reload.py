@@ -12,10 +12,10 @@ from broker.cli import query
 @click.command("reload", short_help="Read the descriptors again.")
 @query.query_options
 def command(where: str | None, **_options: Any) -> None:
-    """Read the descriptors again; when this returns, the bus knows what is new.
+    """Read the descriptors again; when this returns, the bus knows the changes.
 
-    Mostly it does without: what changes in the directories is seen. Some file systems do
-    not tell, such as a network's.
+    It is seldom needed: the broker watches the directories. But some file systems do not
+    report changes, such as network file systems.
 
     \b
     Example:

@@ -49,15 +49,15 @@ LEAKED: Final = 99
     type=numbers.SECONDS,
     default=0.5,
     show_default=True,
-    help="Seconds for processes that are about to end when the command does.",
+    help="Seconds for processes to end by themselves after the command.",
 )
 @click.option(
     "--ignore-leak",
     "ignored",
     metavar="PATTERN",
     multiple=True,
-    help="Tell of no process whose program's base name matches, such as 'gvfsd*'. It is that "
-    "of the file which is executed: a script's is its interpreter's, python3.11 perhaps. "
+    help="Ignore processes by the base name of their program, such as 'gvfsd*'. It is that "
+    "of the executed file: for a script, its interpreter's, such as python3.11. "
     "May be repeated.",
 )
 @click.option(
@@ -65,7 +65,7 @@ LEAKED: Final = 99
     "json_report",
     metavar="FILE",
     type=click.File("w", lazy=False),
-    help="Write what the session came to into FILE: services, processes, exits and leaks.",
+    help="Write a report of the session to FILE: services, processes, exits and leaks.",
 )
 @click.argument("argv", metavar="-- CMD [ARG]...", nargs=-1, required=True)
 def command(
@@ -80,8 +80,8 @@ def command(
     """Run a command inside a bus of its own, and clean up after it.
 
     The exit status is the command's own, 128+N if signal N ended it, 127 if the
-    bus or the command could not be started. Signals go on to the command; the second
-    SIGTERM, SIGINT, SIGQUIT or SIGHUP kills one that has not ended by the first.
+    bus or the command could not be started. Signals are passed on to the command. If it
+    survives SIGTERM, SIGINT, SIGQUIT or SIGHUP, the second one kills it.
 
     \b
     Example:
@@ -109,7 +109,7 @@ def command(
     except click.ClickException:
         raise
     except Exception:
-        # Python's own status for it, 1, would pass for the command's.
+        # Python's own status, 1, would look like the command's.
         log.exception("fault")
         sys.exit(OWN_FAILURE)
     if fail_on_leak and ended.leaks:
@@ -118,7 +118,7 @@ def command(
 
 
 def _status(ended: SessionResult, *, fail_on_leak: bool) -> int:
-    """Our own exit status: the command's, unless that is 0 and hides a leak."""
+    """Our exit status: the command's, unless that is 0 and there is a leak."""
     exit_ = ended.exit
     status = exit_.status if exit_.code == CLD_EXITED else 128 + exit_.status
     return LEAKED if not status and fail_on_leak and ended.leaks else status
@@ -127,8 +127,8 @@ def _status(ended: SessionResult, *, fail_on_leak: bool) -> int:
 def _write_report(file: TextIO, argv: Sequence[str], status: int, ended: SessionResult) -> None:
     """One JSON document.
 
-    The file was made empty before the bus was started: what cannot be written is refused
-    in time, and nobody takes an earlier session's report for this one's.
+    The file was emptied before the start of the bus: an unwritable file is refused in time,
+    and an earlier session's report cannot be mistaken for this one's.
     """
     document = {
         "version": __version__,

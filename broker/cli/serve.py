@@ -60,8 +60,8 @@ SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
     "--lifeline",
     metavar="FD",
     type=numbers.DESCRIPTOR,
-    help="End at the end of file of FD, or of the process that it is a pidfd of: with whoever "
-    "started us, however that ends.",
+    help="End at the end of file of FD, or, for a pidfd, at the end of its process: with our "
+    "starter, however that ends.",
 )
 def command(
     where: str | None,
@@ -72,7 +72,7 @@ def command(
 ) -> None:
     """Run a bus until SIGTERM or SIGINT; SIGHUP reads the descriptors again.
 
-    The hangup of its terminal, of which the kernel tells with a SIGHUP of its own, ends it.
+    The hangup of its terminal, the kernel's own SIGHUP, ends it.
 
     \b
     Example:
@@ -117,12 +117,12 @@ async def serve(
     """Run a bus until a signal, or a call of Exit.
 
     Args:
-        print_address, print_pid: descriptors to print on when clients can be served.
+        print_address, print_pid: descriptors to print on when the bus accepts clients.
         on_ready: called then.
-        lifeline: a descriptor whose end is an order to end, too.
+        lifeline: a descriptor; its end also ends the bus.
 
     Raises:
-        Fault: there is no bus any more.
+        Fault: the bus failed.
     """
     fd = kernel.open_signalfd(SIGNALS)
     loop = asyncio.get_running_loop()
@@ -148,7 +148,7 @@ async def _bus(
     print_pid: int | None,
     on_ready: Callable[[], None],
 ) -> None:
-    """Run the bus until somebody calls Exit, or it fails."""
+    """Run the bus until a call of Exit, or a failure."""
     await daemon.start()
     _print(print_address, daemon.bus_address)
     _print(print_pid, str(os.getpid()))
@@ -158,7 +158,7 @@ async def _bus(
 
 
 async def _first(daemon: Daemon, fd: int, lifeline: int | None) -> None:
-    """Return at the first signal that asks us to end, or at the end of our lifeline."""
+    """Return at the first signal to terminate, or at the end of our lifeline."""
     loop = asyncio.get_running_loop()
     ending = asyncio.Event()
     reloads: set[asyncio.Task[None]] = set()
@@ -166,12 +166,12 @@ async def _first(daemon: Daemon, fd: int, lifeline: int | None) -> None:
     def on_signal() -> None:
         for number, code in kernel.read_signalfd(fd):
             if number == signal.SIGHUP and code == kernel.SI_KERNEL:
-                # Our terminal has gone. Under nohup it is ignored, which does not keep a
-                # blocked signal from being read.
+                # Our terminal has gone. Under nohup the signal is ignored, but a blocked
+                # signal is read even so.
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     ending.set()
             elif number == signal.SIGHUP:
-                # Not waited for: a bus that hangs would keep us from the next signal.
+                # Not awaited: a bus that hangs would delay the next signal.
                 reloads.add(task := loop.create_task(_reload(daemon)))
                 task.add_done_callback(reloads.discard)
             else:
@@ -196,20 +196,20 @@ async def _first(daemon: Daemon, fd: int, lifeline: int | None) -> None:
 def _watch(lifeline: int, on_readable: Callable[[], None]) -> None:
     try:
         asyncio.get_running_loop().add_reader(lifeline, on_readable)
-    except PermissionError as e:  # a file, /dev/null: what epoll does not take never changes
+    except PermissionError as e:  # a file or /dev/null: epoll refuses them, and they never change
         raise BadConfiguration(f"cannot hang on descriptor {lifeline}: no pipe or pidfd") from e
 
 
 def _has_ended(lifeline: int) -> bool:
-    """Whether a descriptor that can be read is at its end.
+    """Whether a readable descriptor is at its end.
 
-    PR_SET_PDEATHSIG would be the kernel's own way, but it tells of the thread that
-    started us, not of its process, and says nothing if that was gone before.
+    Rejected: PR_SET_PDEATHSIG, the kernel's own way. It reports the end of the thread that
+    started us, not of its process, and nothing if that ended before.
     """
     try:
         return not os.read(lifeline, 4096)
     except OSError as e:
-        # A pidfd can be read when its process has ended, for poll; read(2) always refuses it.
+        # A pidfd is readable to poll when its process has ended; read(2) always refuses it.
         if e.errno == errno.EINVAL:
             return True
         raise
@@ -223,7 +223,7 @@ async def _reload(daemon: Daemon) -> None:
 
 
 def check_open(fd: int | None, what: str) -> None:
-    """Refuse a descriptor that nobody gave us.
+    """Refuse a descriptor that is not open.
 
     Args:
         what: such as "print on", for the message.
@@ -250,7 +250,7 @@ def _print(fd: int | None, text: str) -> None:
     try:
         os.write(fd, f"{text}\n".encode())
     except OSError as e:
-        # Whoever waits for it would do so for ever.
+        # A reader would wait for it for ever.
         raise BadConfiguration(f"cannot print on descriptor {fd}: {e.strerror}") from e
     if fd > 2:
         os.close(fd)

@@ -17,7 +17,7 @@ from broker.errors import NoReply, RemoteError
     "names", metavar="NAME...", nargs=-1, required=True, shell_complete=query.complete_names
 )
 @query.timeout_option(
-    f"Wait at most so many seconds, then exit with {TIMED_OUT}. Default: until the broker gives up."
+    f"Maximum wait in seconds, then exit with {TIMED_OUT}. Default: until the broker gives up."
 )
 @query.query_options
 def command(

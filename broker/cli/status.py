@@ -1,4 +1,4 @@
-"""``status``: how services are, for people."""
+"""``status``: the state of services, in human-readable form."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _BULLETS: Final = {
 }
 
 
-@click.command("status", short_help="Show how services are.")
+@click.command("status", short_help="Show the state of services.")
 @click.argument("targets", metavar="[NAME|PID]...", nargs=-1, shell_complete=query.complete_names)
 @query.query_options
 def command(targets: tuple[str, ...], where: str | None, **options: Any) -> None:
-    """Show how services are: state, processes, last exit, activation, last lines of output.
+    """Show services: state, processes, last exit, activation, last lines of output.
 
-    A PID stands for the service that it belongs to, else for the names that it owns.
-    Without any, the bus as a whole is shown. The exit status is 0 if all are
-    active, 3 if one is not, 4 if one is unknown.
+    A PID stands for its service, else for the names that it owns. Without arguments, the
+    bus as a whole is shown. The exit status is 0 if all are active, 3 if one is not,
+    4 if one is unknown.
 
     \b
     Example:
@@ -83,13 +83,13 @@ def command(targets: tuple[str, ...], where: str | None, **options: Any) -> None
 def _paths(remote: Client, target: str) -> list[str]:
     if target.isascii() and target.isdecimal():
         if int(target[:20]) > _LARGEST_PID:
-            # More than the call can carry.
+            # Too large for the call's argument.
             name = NoSuchProcess.dbus_name
             raise RemoteError(name, f"process {target} belongs to no service of this bus")
         try:
             return list(remote.ask("GetServiceByPID", "u", int(target)))
         except RemoteError as e:
-            # Not of a service, but perhaps of the bus: then by the names that it owns.
+            # Not a service's process, but perhaps another client: then by the names that it owns.
             if query.is_unknown(e) and (owned := _owned_by(remote, int(target))):
                 return owned
             raise

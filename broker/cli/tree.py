@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from broker.client.snapshot import Snapshot
 
-# By so much, in microseconds, a child's start may seem earlier than its parent's: the kernel
-# knows a start to a clock tick, and the broker notes its own children's when it comes to it.
-# No PID comes again as soon as that.
+# The time, in microseconds, by which a child may seem older than its parent: the kernel knows
+# a start to a clock tick, and the broker notes its own children's starts a little late. No PID
+# is reused that soon.
 _SLACK: Final = 1_000_000
 HEADINGS: Final = ("PID", "PPID", "EXIT", "STARTED", "COMMAND")
 
@@ -28,10 +28,10 @@ class Row:
 
     Attributes:
         exit: "-" while it runs, then its exit status or the name of its signal.
-        origin: "spawned", or "adopted" for an orphan that the broker took in, which is shown
-            below the spawned process that it comes from; where that is not shown, below the
-            service's main process. Empty for what is no child of the broker's.
-        activation: the same for an orphan and the process that it comes from; 0 if not known.
+        origin: "spawned", or "adopted" for an orphan, which is shown below its original
+            spawned process; if that is not shown, below the service's main process. Empty
+            for a process that is not the broker's child.
+        activation: the same for an orphan and its original process; 0 if not known.
     """
 
     pid: int
@@ -54,7 +54,7 @@ def rows(snapshot: Snapshot, *, service: str | None, exited: bool) -> list[Row]:
     """The roots of the trees of one service, or of all: the engine's and orphans' first.
 
     Args:
-        exited: with those that have ended, as far as they are remembered.
+        exited: include remembered processes that have ended.
     """
     found: list[Row] = []
     for each in snapshot.processes.values():
@@ -79,14 +79,14 @@ def _of_record(record: dict[str, Any]) -> Row:
         service=record["ServiceName"],
         exit=exit_word(record["ExitCode"], record["ExitStatus"]),
         started=record["StartTimestampMonotonic"],
-        command=" ".join(record["Command"]) or "-",  # it is not everybody's
+        command=" ".join(record["Command"]) or "-",  # it may be withheld
         origin=record["Origin"],
-        activation=record.get("Activation", 0),  # not of a broker of 0.1.0
+        activation=record.get("Activation", 0),  # a broker of 0.1.0 has none
     )
 
 
 def _of_live(pid: int, service: str) -> Row | None:
-    """A process below one of the broker's children, which has no record."""
+    """A process without a record: a descendant of one of the broker's children."""
     about = procfs.stat(pid)
     if about is None:
         return None
@@ -95,11 +95,11 @@ def _of_live(pid: int, service: str) -> Row | None:
 
 
 def _roots(all_rows: Iterable[Row], mains: Collection[int]) -> list[Row]:
-    # Of those that began in the same tick the order is the one in which they were found.
+    # Processes of the same tick stay in the order of their discovery.
     all_rows = sorted(all_rows, key=lambda row: row.started)
-    # PIDs come again: there may be several, the first started first.
+    # PIDs are reused: there may be several, the oldest first.
     by_pid: dict[int, list[Row]] = {}
-    # What stands for each activation: the spawned process, or the main one of its orphans.
+    # The root of each activation: the spawned process, or the main one of its orphans.
     heads: dict[tuple[str, int], Row] = {}
     for row in all_rows:
         by_pid.setdefault(row.pid, []).append(row)
@@ -112,7 +112,7 @@ def _roots(all_rows: Iterable[Row], mains: Collection[int]) -> list[Row]:
         parent = _parent(row, by_pid.get(row.ppid, ()))
         if parent is None and row.adopted and (row.service or row.activation):
             head = heads.get((row.service, row.activation), row)
-            # Not what is older, by the kernel's word.
+            # Not below a younger process, by the kernel's start time.
             parent = head if head is not row and head.started <= row.started else None
         if parent is None:
             roots.append(row)
@@ -124,7 +124,7 @@ def _roots(all_rows: Iterable[Row], mains: Collection[int]) -> list[Row]:
 
 
 def _put_in_order(root: Row) -> None:
-    """Of what has no record the kernel's tick alone is known: no child before its parent."""
+    """Sort no child before its parent: without a record, only the kernel's tick is known."""
     parents = [root]
     for row in parents:
         for child in row.children:
@@ -135,7 +135,7 @@ def _put_in_order(root: Row) -> None:
 
 
 def _parent(row: Row, candidates: Iterable[Row]) -> Row | None:
-    """The newest process that was there when the row's was started, by clocks of two kinds."""
+    """The newest candidate that is older than the row's process, by clocks of two kinds."""
     found = None
     for each in candidates:
         if each is not row and each.started <= row.started + _SLACK:
@@ -147,8 +147,8 @@ def lines(roots: Iterable[Row], since: int, *, legend: bool, margin: int = 0) ->
     """The table, cut to the terminal.
 
     Args:
-        since: what STARTED counts from, in microseconds.
-        margin: columns that the caller puts before each line.
+        since: the zero of STARTED, in microseconds.
+        margin: the columns before each line, printed by the caller.
     """
     columns = output.width()
     if columns is not None:
@@ -171,7 +171,7 @@ def lines(roots: Iterable[Row], since: int, *, legend: bool, margin: int = 0) ->
 
 
 def branches(root: Row, prefix: str = "", below: str = "") -> Iterator[tuple[Row, str]]:
-    """Each process of a tree, with the lines that lead to it."""
+    """Each process of a tree, with its prefix of lines."""
     # Without recursion: a chain of processes may be longer than Python's stack.
     waiting = [(root, prefix, below)]
     while waiting:
@@ -184,10 +184,10 @@ def branches(root: Row, prefix: str = "", below: str = "") -> Iterator[tuple[Row
 
 
 def is_elsewhere(snapshot: Snapshot) -> bool:
-    """Whether our /proc is another than the broker's, as in a sandbox.
+    """Whether our /proc differs from the broker's, as in a sandbox.
 
-    The broker's PIDs are other processes here, or none; so one of its children must be
-    found by its PID, its parent and its command. The engine is always there.
+    There, the broker's PIDs are other processes here, or none. So we look for one of its
+    children by PID, parent and command. The engine always exists.
     """
     running = [each for each in snapshot.processes.values() if each["State"] == "running"]
     return not any(map(_is_here, running))
@@ -197,5 +197,5 @@ def _is_here(record: dict[str, Any]) -> bool:
     about = procfs.stat(record["PID"])
     if about is None or about.ppid != record["PPID"]:
         return False
-    # Not by its start, which looks another one after a suspend. The command is not everybody's.
+    # Not by its start, which looks different after a suspend. The command may be withheld.
     return not record["Command"] or procfs.command(record["PID"]) == tuple(record["Command"])

@@ -15,7 +15,7 @@ _VERBS: Final = {
     "run": "Run a command inside a bus of its own, and clean up after it.",
     "serve": "Run a bus until SIGTERM or SIGINT.",
     "list": "List the services.",
-    "status": "Show how services are, with their processes and last output.",
+    "status": "Show the state of services, their processes and last output.",
     "show": "Show a service's properties.",
     "ps": "Show every tracked process as a tree.",
     "start": "Activate services, and wait for their names.",

@@ -17,10 +17,10 @@ from broker.errors import BadConfiguration
 @click.argument("paths", metavar="FILE|DIR...", nargs=-1, required=True)
 @click.option("-q", "--quiet", is_flag=True, help="Only the exit status.")
 def command(paths: tuple[str, ...], *, quiet: bool) -> None:
-    """Check descriptors: what a bus would refuse, and what their author would regret.
+    """Check descriptors, for errors that a bus refuses, and for likely mistakes.
 
     Each finding is a line FILE:LINE: MESSAGE on standard output. The exit status is 1 if there
-    is any. Of several directories the first has precedence, as with --services.
+    is any. The first of several directories has precedence, as with --services.
 
     \b
     Example:

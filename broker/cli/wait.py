@@ -1,4 +1,4 @@
-"""``wait``: block until a service has its name, or has ended."""
+"""``wait``: block until a service owns its name, or has ended."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     show_default=True,
     help="What to wait for.",
 )
-@query.timeout_option(f"Wait at most so many seconds, then exit with {TIMED_OUT}.")
+@query.timeout_option(f"Maximum wait in seconds, then exit with {TIMED_OUT}.")
 @query.query_options
 def command(
     name: str, where: str | None, *, event: str, timeout: float | None, **options: Any
 ) -> None:
-    """Wait until somebody owns a service's name, or until its process has ended.
+    """Wait until a service's name has an owner, or until its process has ended.
 
-    Nothing is started by it. For an exit, the exit status is the process's own, 128+N if
-    signal N ended it; of a service that has ended already, that is its last one.
+    It starts no service. With --for=exit, the exit status is the process's own, 128+N if
+    signal N ended it; if the service has ended already, its last one.
 
     \b
     Example:
@@ -78,14 +78,14 @@ class _Watch:
         self._path = path
         self._properties = properties
         self._first = dict(properties)
-        # Of its main processes, as they ended: the newest is the answer if the service
-        # has been started anew before we could look.
+        # The exits of its main processes, in order: the newest is the answer if the service
+        # was restarted before we could look.
         self._exits: dict[int, tuple[int, int]] = {}
         self._main = properties["ExecMainPID"]
         self._again = False
 
     def look_again(self, remote: Client, path: str, properties: dict[str, Any]) -> None:
-        """Take the properties as they are after signals may have been missed."""
+        """Take the current properties after possibly missed signals."""
         self._path = path
         started_anew = properties["InvocationID"] != self._properties["InvocationID"]
         if started_anew and self._running(self._first):
@@ -119,7 +119,7 @@ class _Watch:
         return properties["ActiveState"] in ("activating", "active", "deactivating")
 
     def ended(self) -> bool:
-        """Whether there is an end to tell: of the run that we saw, or of the one before."""
+        """Whether there is an exit to report: of the run that we saw, or of the previous one."""
         if self._again:
             return True
         if self._running(self._properties):
@@ -141,7 +141,7 @@ class _Watch:
 
 
 def _exit_of(remote: Client, pid: int) -> tuple[int, int]:
-    """How a process ended; (0, 0) if the broker does not know."""
+    """The exit of a process; (0, 0) if the broker does not know it."""
     try:
         (path,) = remote.ask("GetProcess", "u", pid)
         about = remote.get_all(path, PROCESS)

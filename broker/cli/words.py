@@ -1,4 +1,4 @@
-"""Times and sizes as people read them."""
+"""Times and sizes in human-readable form."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def span(usec: int) -> str:
 
 
 def ago(realtime: int) -> str:
-    """How long ago that was, in microseconds of CLOCK_REALTIME; "-" for never."""
+    """The time since a moment in microseconds of CLOCK_REALTIME; "-" for never."""
     if not realtime:
         return "-"
     return f"{long_span(time.time_ns() // 1000 - realtime)} ago"
 
 
 def moment(realtime: int) -> str:
-    """A time of day, with the date if it is another day's."""
+    """A time of day, with the date if it is not today's."""
     at = time.localtime(realtime / _USEC)
     now = time.localtime()
     same_day = (at.tm_year, at.tm_yday) == (now.tm_year, now.tm_yday)

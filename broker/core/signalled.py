@@ -8,13 +8,17 @@ session alone, and to the others only when the leader ends.
 
 from __future__ import annotations
 
-import signal
 from dataclasses import dataclass, field
 from typing import Final
 
+# Numbers as in signal(7): the same on every machine.
+SIGHUP: Final = 1
+SIGINT: Final = 2
+SIGQUIT: Final = 3
+SIGTERM: Final = 15
 # Signals that are sent to end a process, even one with a handler. A process's second SIGHUP
 # may ask for another reload.
-_ENDING: Final = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
+_ENDING: Final = {SIGINT, SIGQUIT, SIGTERM}
 # In seconds: two signals that are closer, and from the leader of our group, may be the same
 # one: timeout(1) sends to its child, and to the group of both.
 ONE_SIGNAL: Final = 0.1
@@ -40,7 +44,7 @@ class Arrival:
     @property
     def hangup(self) -> bool:
         """Whether our terminal has gone."""
-        return self.by_kernel and self.number == signal.SIGHUP
+        return self.by_kernel and self.number == SIGHUP
 
     @property
     def had(self) -> bool:
@@ -53,7 +57,7 @@ class Arrival:
 
         Not a command that handles Ctrl-C itself, as an interpreter's prompt does.
         """
-        if self.number == signal.SIGHUP:
+        if self.number == SIGHUP:
             return not self.by_kernel and not self.taken
         return self.number in _ENDING and not (self.had and self.taken)
 

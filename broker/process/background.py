@@ -61,5 +61,5 @@ class Background:
             os.write(self._write, _READY)
         except BrokenPipeError as e:
             # No one has heard of the bus, so no one would end it.
-            raise BadConfiguration("whoever started us in the background has gone") from e
+            raise BadConfiguration("the process that started us in the background has ended") from e
         os.close(self._write)

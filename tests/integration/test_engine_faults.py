@@ -16,7 +16,7 @@ from broker.bus.codec import Message, MessageType, Splitter, decode, encode
 from broker.bus.driver import DRIVER
 from broker.process import procfs
 from tests.integration.buses import open_fifo
-from tests.integration.worlds import field, none_left
+from tests.integration.worlds import has_signal, none_left
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ ENDS = [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM]
 
 def until_taken(pid: int, number: int) -> None:
     """Return when a process has read a blocked signal that was sent to it."""
-    while int((field(pid, "ShdPnd") or "0"), 16) & 1 << number - 1:
+    while has_signal(pid, "ShdPnd", number):
         pass
 
 

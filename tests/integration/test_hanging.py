@@ -13,7 +13,7 @@ from broker.errors import Disconnected, RemoteError
 from broker.process import procfs
 from tests.fuse import Fuse
 from tests.integration import buses
-from tests.integration.worlds import wrap_in_mounts
+from tests.integration.worlds import has_signal, wrap_in_mounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -185,17 +185,10 @@ def test_a_command_that_hangs_ends_with_a_signal(
     while not any(sleeps_for_good(pid) for pid in procfs.children_of(command.pid)):
         pass
     # It may have been another child, for a moment, of a Python that is still starting.
-    while not blocks(command.pid, number):
+    while not has_signal(command.pid, "SigBlk", number):
         pass
     command.send_signal(number)
     assert command.wait(20) == 128 + number
-
-
-def blocks(pid: int, number: int) -> bool:
-    """Whether a process has a signal blocked, as ``run`` has those that it reads."""
-    text = (procfs.read(f"/proc/{pid}/status") or b"").decode()
-    (line,) = (line for line in text.splitlines() if line.startswith("SigBlk:"))
-    return bool(int(line.split()[1], 16) >> number - 1 & 1)
 
 
 def sleeps_for_good(pid: int) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from broker.process import procfs
 from tests.integration.terminal import Terminal
+from tests.integration.worlds import has_signal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,13 +51,6 @@ def on_terminal(place: Place, *command: str | Path, options: Sequence[str] = ())
 def below(pid: int) -> list[int]:
     """A process, and all below it."""
     return procfs.with_descendants([pid])
-
-
-def pending(pid: int, number: int) -> bool:
-    """Whether a process has a signal to read."""
-    text = (procfs.read(f"/proc/{pid}/status") or b"").decode()
-    (line,) = (line for line in text.splitlines() if line.startswith("ShdPnd:"))
-    return bool(int(line.split()[1], 16) >> number - 1 & 1)
 
 
 # -- the terminal ---------------------------------------------------------------------------
@@ -102,7 +96,7 @@ def test_nohup_means_what_it_says(place: Place) -> None:
     with Terminal(place.user, argv, 80, place.environ(), leads=True) as terminal:
         terminal.until("ready\n")
         terminal.hang_up()
-        while pending(terminal.pid, signal.SIGHUP):
+        while has_signal(terminal.pid, "ShdPnd", signal.SIGHUP):
             pass
         go.write_text("go\n")
         assert terminal.wait() == 4
@@ -181,7 +175,7 @@ def test_a_second_signal_forces_the_end(place: Place, number: signal.Signals) ->
             f"dbus-activator: waiting for the command  pid {command}  /bin/sh {script}: "
             f"a second {number.name} kills it\n"
         )
-    while pending(process.pid, number):
+    while has_signal(process.pid, "ShdPnd", number):
         pass
     process.send_signal(number)
     _, said = process.communicate()

@@ -67,6 +67,11 @@ def none_left(place: Place, *kept: str) -> None:
     assert {each.name for each in place.path.iterdir()} - {"services", *kept} == set()
 
 
+def has_signal(pid: int, mask: str, number: int) -> bool:
+    """Whether a mask of /proc/PID/status (SigBlk, ShdPnd …) has a signal; an ended one has none."""
+    return bool(int(field(pid, mask) or "0", 16) >> number - 1 & 1)
+
+
 def field(pid: int, name: str) -> str:
     """A field of /proc/PID/status; empty if the process has gone."""
     for line in (procfs.read(f"/proc/{pid}/status") or b"").decode().splitlines():

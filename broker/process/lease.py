@@ -54,23 +54,30 @@ class Gate:
         self._on_reader = on_reader
         self._on_failed = on_failed
         self._fd = -1
-        # No other signal by F_SETSIG: if one were lost, the reader would be held up.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
-        self._signals = kernel.open_signalfd([signal.SIGIO])
-        asyncio.get_running_loop().add_reader(self._signals, self._on_signal)
+        self._signals = -1
+        self._mask: set[int] = set()
 
     def shut(self) -> None:
-        """Take a lease, if we hold none."""
+        """Take a lease, if we hold none; SIGIO is blocked from now on."""
+        if self._signals < 0:
+            # No other signal by F_SETSIG: if one were lost, the reader would be held up.
+            self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
+            self._signals = kernel.open_signalfd([signal.SIGIO])
+            asyncio.get_running_loop().add_reader(self._signals, self._on_signal)
         if self._fd < 0:
             self._renew()
 
     def close(self) -> None:
-        """Release the lease: all readers may go on."""
+        """Release the lease: all readers may go on. The signal mask is as it was before."""
+        self._open()
         if self._signals >= 0:
             asyncio.get_running_loop().remove_reader(self._signals)
+            # A pending SIGIO would end the process as soon as it is not blocked.
+            kernel.read_signalfd(self._signals)
             os.close(self._signals)
             self._signals = -1
-        self._open()
+            if signal.SIGIO not in self._mask:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGIO})
 
     def _on_signal(self) -> None:
         kernel.read_signalfd(self._signals)

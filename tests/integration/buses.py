@@ -169,7 +169,16 @@ class Bus:
         await self.client.subscribe(self._on_signal)
         # Answered after the broker has closed what it had printed its address on.
         await self.client.call("ListServices")
+        async with asyncio.timeout(20):
+            while self._has_nameless_fork():
+                await self.client.call("ListServices")
         return self
+
+    def _has_nameless_fork(self) -> bool:
+        """Whether a guardian is so new that it still has the broker's name."""
+        own = procfs.stat(self.pid)
+        children = map(procfs.stat, procfs.children_of(self.pid))
+        return own is not None and any(each and each.comm == own.comm for each in children)
 
     def _on_signal(self, signal: Signal) -> None:
         self._signals.put_nowait(signal)

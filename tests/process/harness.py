@@ -214,6 +214,8 @@ def guard() -> None:
     setting = Setting(**request["setting"])
     lifeline: int = request["lifeline"]
     os.set_inheritable(lifeline, False)
+    # Not as on the host, which may have blocked some.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     assert _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     reader, writer = os.pipe()
     home = _home_path()

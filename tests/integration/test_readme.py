@@ -1,4 +1,4 @@
-"""What README.md tells test authors to paste, pasted: with the wheel, in empty directories."""
+"""The examples of README.md and its pages, run: with the wheel, in empty directories."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 
+from broker.cli.verbs import cli
 from tests.integration import buses
 
 if TYPE_CHECKING:
@@ -22,17 +24,21 @@ if TYPE_CHECKING:
     from tests.integration.buses import Installation
 
 ROOT = Path(__file__).parent.parent.parent
-BLOCKS: list[tuple[str, str]] = re.findall(
-    r"^```(\w*)\n(.*?)^```\n", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
-)
+DOC = ROOT / "broker" / "doc"
+PAGES = {page: page.read_text() for page in (ROOT / "README.md", *sorted(DOC.glob("*.md")))}
+BLOCKS: list[tuple[str, str]] = [
+    block
+    for text in PAGES.values()
+    for block in re.findall(r"^```(\w*)\n(.*?)^```\n", text, re.DOTALL | re.MULTILINE)
+]
 
 # In the place of what pip makes of its entry point.
 PYTEST = '#!/bin/sh\nexec {python} -m pytest "$@"\n'
 
 
 def block(language: str, containing: str) -> str:
-    """The README's only block with this text."""
-    (found,) = [text for kind, text in BLOCKS if kind == language and containing in text]
+    """The only block with this text; several pages may show the same one."""
+    (found,) = {text for kind, text in BLOCKS if kind == language and containing in text}
     return found
 
 
@@ -71,7 +77,7 @@ class Newcomer:
         return self.user.run(argv, cwd=self.work, env=environ)
 
     def type(self, commands: str) -> subprocess.CompletedProcess[str]:
-        """What the README says, to a shell; what it answers is in one place."""
+        """The commands of a page, given to a shell; both outputs in one."""
         return self.run("sh", "-c", f"exec 2>&1\n{commands}")
 
 
@@ -105,6 +111,72 @@ def test_a_bus_for_one_command(newcomer: Newcomer) -> None:
     assert digits(newcomer.type(typed).stdout) == answered
 
 
+def test_a_leak_of_the_command(newcomer: Newcomer) -> None:
+    shutil.copytree(ROOT / "services.d", newcomer.work / "services.d")
+    typed, answered = transcript("--fail-on-leak -- sh -c")
+    assert digits(newcomer.type(typed).stdout) == answered
+
+
+def test_the_list_and_the_exit_of_a_service(newcomer: Newcomer) -> None:
+    shutil.copytree(ROOT / "services.d", newcomer.work / "services.d")
+    typed, answered = transcript("$ dbus-activator list")
+    demo = "org.activation.Demo"
+    newcomer.write(
+        "type.sh", f"dbus-activator start -q {demo}.Daemon {demo}.Echo {demo}.Exits\n{typed}\n"
+    )
+    options = ("--services", "services.d", "--output", "null")
+    done = newcomer.run("dbus-activator", "run", *options, "--", "sh", "type.sh")
+    # The width of a column is that of its PIDs.
+    assert digits(done.stdout).split() == answered.split()
+
+
+def test_the_pages_are_in_the_wheel(newcomer: Newcomer) -> None:
+    (installed,) = (newcomer.work.parent / "venv").glob("lib/python*/site-packages/broker")
+    assert {each.name for each in DOC.iterdir()} == {
+        each.name for each in (installed / "doc").iterdir()
+    }
+    # It is for developers, who have a checkout.
+    assert not (installed / "README.md").exists()
+
+
+def test_links_lead_to_files() -> None:
+    links = [
+        (page, link) for page, text in PAGES.items() for link in re.findall(r"\]\(([^)#]+)\)", text)
+    ]
+    assert len(links) > len(PAGES)
+    assert [link for page, link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_page_of_verbs_has_each_option() -> None:
+    page = PAGES[DOC / "dbus-activator.md"]
+    common = page.partition("## COMMON OPTIONS")[2].partition("\n## ")[0]
+    common += page.partition("### Options of run and serve")[2].partition("\n##")[0]
+    missing = {
+        (name, option.opts[0])
+        for name, command in each_command(cli, "")
+        for option in command.params
+        if isinstance(option, click.Option)
+        if not any(
+            f"`{option.opts[0]}{end}"
+            in common + page.partition(f"### {name}\n")[2].split("\n##")[0]
+            for end in ("`", " ")
+        )
+    }
+    assert missing == set()
+
+
+def each_command(group: click.Group, prefix: str) -> Iterator[tuple[str, click.Command]]:
+    """The verbs, and those of verbs, by their full names."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from each_command(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
 def test_the_ten_lines_pass(newcomer: Newcomer) -> None:
     test = block("python", "def test_greeter")
     newcomer.write("greeter.py", block("python", "class Greeter"))
@@ -116,9 +188,7 @@ def test_the_ten_lines_pass(newcomer: Newcomer) -> None:
 
 
 def test_what_the_service_leaves_is_named(newcomer: Newcomer) -> None:
-    leak = re.search(
-        r"With `(subprocess\.Popen\(.*\))` in `main`", (ROOT / "README.md").read_text()
-    )
+    leak = re.search(r"With `(subprocess\.Popen\(.*\))` in `main`", PAGES[DOC / "testing.md"])
     assert leak
     seconds = str(1_000_000 + os.getpid())  # nobody else's
     leaving = leak[1].replace("1000", seconds)

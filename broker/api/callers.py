@@ -43,6 +43,6 @@ class Callers:
         except DBusError as e:
             if self._answers.get(caller) is answer:
                 del self._answers[caller]
-            raise AccessDenied(f"the bus does not say who {caller} is: {e}") from e
+            raise AccessDenied(f"the bus does not identify {caller}: {e}") from e
         if uid not in (0, os.geteuid()):
             raise AccessDenied(f"uid {uid} may not do this; uid {os.geteuid()} and root may")

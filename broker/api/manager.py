@@ -104,7 +104,7 @@ class Manager(Interface):
     async def _get_process(self, pid: int) -> list[Any]:
         process = self._control.find_process(pid)
         if process is None:
-            raise NoSuchProcess(f"process {pid} is not, and was not lately, a child of the broker")
+            raise NoSuchProcess(f"process {pid} is not a child of the broker, and was not recently")
         return [paths.of_process(process)]
 
     async def _list_services(self) -> list[Any]:

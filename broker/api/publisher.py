@@ -196,7 +196,7 @@ class Publisher:
     def _drop(self) -> None:
         if not self._dropping:
             self._dropping = True
-            log.warning("the bus does not take our signals: those that waited longest are dropped")
+            log.warning("the bus is too slow for our signals: the oldest waiting ones are dropped")
         _, subject = self._signals.popleft()
         self._taken += 1
         self._manager.signals_dropped += 1

@@ -80,7 +80,7 @@ def _parse_entry(entry: str) -> Address:
             colon = ""
             break
         if key in options:
-            raise InvalidArgs(f"{key!r} stands twice in the D-Bus address {entry!r}")
+            raise InvalidArgs(f"{key!r} occurs twice in the D-Bus address {entry!r}")
         options[key] = os.fsdecode(text)
     if not colon or not transport[:1].isalpha() or not _TRANSPORT.issuperset(transport):
         raise InvalidArgs(f"not a D-Bus address: {entry!r} (expected such as unix:path=/run/bus)")
@@ -112,7 +112,7 @@ def default(environ: Mapping[str, str]) -> str:
     if directory := runtime_directory(environ):
         return f"unix:path={escape(directory)}/bus"
     if relative := environ.get(VARIABLE):
-        reason = f"{VARIABLE} is ignored, as no absolute path: {quoted(relative)}"
+        reason = f"{VARIABLE} is ignored, as it is not an absolute path: {quoted(relative)}"
         raise InvalidArgs(f"no bus: DBUS_SESSION_BUS_ADDRESS is not set, and {reason}")
     raise InvalidArgs(f"no bus: neither DBUS_SESSION_BUS_ADDRESS nor {VARIABLE} is set")
 
@@ -151,7 +151,7 @@ def connect(text: str, timeout: float | None = None) -> socket.socket:
         except OSError as e:
             sock.close()
             if timeout and isinstance(e, BlockingIOError):
-                reason = NoReply(f"{entry} takes no connection within {timeout:g} s")
+                reason = NoReply(f"{entry} accepts no connection within {timeout:g} s")
             else:
                 reason = Disconnected(f"cannot connect to {entry}: {e.strerror or e}")
             continue

@@ -81,7 +81,7 @@ class BlockingConnection:
             raise NoReply("no answer to Hello in time")
         answer = self.answer(self._serial)
         if answer.signature != "s":
-            raise Disconnected("the server is no bus: its answer to Hello holds no name")
+            raise Disconnected("the server is not a message bus: its answer to Hello has no name")
         (self.unique_name,) = answer.body
 
     def __enter__(self) -> Self:
@@ -270,7 +270,7 @@ class BlockingConnection:
             self._sock.sendall(data)
         except TimeoutError as e:
             self.close()  # half a message may be on its way
-            raise NoReply("the bus takes no more") from e
+            raise NoReply("the bus does not read our messages") from e
         except OSError as e:
             raise Disconnected(f"the connection has ended: {e.strerror}") from e
 

@@ -104,7 +104,9 @@ class Connection(Calls, asyncio.BufferedProtocol):
         try:
             answer = await self.call_bus("Hello", timeout=timeout)
             if len(answer) != 1 or not isinstance(answer[0], str):
-                raise Disconnected("the server is no bus: its answer to Hello holds no name")
+                raise Disconnected(
+                    "the server is not a message bus: its answer to Hello has no name"
+                )
             self.unique_name = answer[0]
         except RemoteError as e:
             self.close()

@@ -81,7 +81,7 @@ class LastingConnection:
             connection.on_closed = self._on_closed
             await self._take_up(connection)
             if connection.closed:
-                raise Disconnected("it was lost at once")
+                raise Disconnected("the new connection was lost at once")
         except BaseException:
             connection.on_closed = lambda: None
             connection.close()
@@ -157,5 +157,5 @@ def _report_fault(task: asyncio.Task[None]) -> None:
     """Report a failure of the task: all else depends on it."""
     if not task.cancelled() and (fault := task.exception()):
         asyncio.get_running_loop().call_exception_handler(
-            {"message": "a connection cannot be made anew", "exception": fault, "task": task}
+            {"message": "a connection cannot be made again", "exception": fault, "task": task}
         )

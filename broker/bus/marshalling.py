@@ -186,7 +186,7 @@ def _array_writer(element: str) -> Writer:
                 write_one(out, each)
         size = len(out) - start
         if size > MAX_ARRAY:
-            raise LimitsExceeded(f"a list of {size} bytes is over the protocol's limit")
+            raise LimitsExceeded(f"an array of {size} bytes is over the protocol's limit")
         _LENGTH.pack_into(out, at, size)
 
     return write

@@ -243,7 +243,7 @@ class ObjectServer:
         caller = self._callers.get(call.sender) or _Caller()
         if caller.size + size(call) > UNDER_WAY:
             raise LimitsExceeded(
-                f"{call.sender} has {caller.size} bytes of calls under way, and this one "
+                f"{call.sender} has {caller.size} bytes of pending calls, and this one "
                 f"of {size(call)} would make them more than {UNDER_WAY}"
             )
         caller.size += size(call)

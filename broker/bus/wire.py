@@ -139,7 +139,7 @@ def header(frame: bytes) -> tuple[int, dict[str, Any], int]:
                 raise ValueError(f"its {name} has another type than {type_}")
             fields[name], at = marshalling.reader(order, type_)(frame, at + 4)
         if at != end:
-            raise ValueError("its header fields do not end where it says")
+            raise ValueError("its header fields have another length than it says")
     except marshalling.MALFORMED as e:
         raise MalformedMessageError(f"malformed message: {e}") from e
     return serial, fields, end + -end % 8

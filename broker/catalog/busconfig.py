@@ -216,7 +216,7 @@ class _File:
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         line = self._parser.CurrentLineNumber
         if not self._stack and name != "busconfig":
-            raise BadConfiguration(f"{self._where(line)}: <{printable(name)}> is no <busconfig>")
+            raise BadConfiguration(f"{self._where(line)}: <{printable(name)}> is not <busconfig>")
         self._stack.append(name)
         match self._stack:
             case [_]:

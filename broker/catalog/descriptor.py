@@ -88,7 +88,7 @@ def _parse(path: str, data: bytes) -> tuple[Descriptor, dict[str, int]]:
     # dbus-daemon lists any text as activatable. But no client can ask for an invalid name, and
     # dbus-broker refuses to add one.
     if not is_bus_name(name.text):
-        raise DescriptorError(where, name.line, f"Name {quoted(name.text)} is no valid bus name")
+        raise DescriptorError(where, name.line, f"Name {quoted(name.text)} is not a valid bus name")
     argv: tuple[str, ...] = ()
     if "Exec" in keys:
         # A bad line voids the file, even one with SystemdService: its author made a mistake, and

@@ -84,10 +84,10 @@ def _line_at(data: bytes, offset: int) -> int:
 
 def _group_name(number: int, line: str) -> str:
     if line[-1] != "]":
-        raise KeyFileError(number, f"{quoted(line)} is no group header: it does not end in ]")
+        raise KeyFileError(number, f"{quoted(line)} is not a group header: it does not end in ]")
     name = line[1:-1]
     if _GROUP_NAME.fullmatch(name) is None:
-        raise KeyFileError(number, f"{quoted(name)} is no group name")
+        raise KeyFileError(number, f"{quoted(name)} is not a group name")
     return name
 
 
@@ -114,7 +114,7 @@ def _read_key(group: dict[str, Value], number: int, line: str) -> None:
 def _unescape(number: int, text: str) -> str:
     def replacement(escape: re.Match[str]) -> str:
         if escape[1] not in _ESCAPED:
-            raise KeyFileError(number, rf"{quoted(escape[0])} is none of \s \t \n \r \\")
+            raise KeyFileError(number, rf"{quoted(escape[0])} is not one of \s \t \n \r \\")
         return _ESCAPED[escape[1]]
 
     return _ESCAPE.sub(replacement, text)

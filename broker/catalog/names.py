@@ -27,7 +27,7 @@ _TAKEN: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
         # dbus-daemon asks the owner of this name to start services: the broker must own it.
         "dbus-daemon": {
-            "org.freedesktop.systemd1": "with dbus-daemon the broker takes it, to be asked for "
+            "org.freedesktop.systemd1": "with dbus-daemon the broker owns it, to receive "
             "activations; with dbus-broker it is free"
         },
     }

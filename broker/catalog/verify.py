@@ -107,7 +107,7 @@ def _program(program: str) -> Iterator[str]:
     shown = quoted(program)
     if not program.startswith("/"):
         yield (
-            f"{shown} is no absolute path: PATH is not searched, it is looked for from the "
+            f"{shown} is not an absolute path: PATH is not searched, it is looked for from the "
             "bus's own directory"
         )
         return

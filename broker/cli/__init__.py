@@ -71,7 +71,8 @@ def main() -> None:
         if e.name not in _DEPENDENCIES:
             raise
         print_error(
-            f"{PROGRAM}: {sys.executable} has no module {e.name}: install us for it, by pip"
+            f"{PROGRAM}: {sys.executable} has no module {e.name}: "
+            "install dbus-activator for it with pip"
         )
         sys.exit(_NOT_INSTALLED)
 

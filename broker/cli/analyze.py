@@ -83,7 +83,7 @@ def plot(where: str | None, **_options: Any) -> None:
 def dot(where: str | None, **_options: Any) -> None:
     """A graph of parents and children, for Graphviz, on standard output.
 
-    An orphan's edge is dashed: it leads to its service, since its parent has gone.
+    An orphan's edge is dashed: it leads to its service, since its parent has ended.
 
     \b
     Example:

@@ -84,7 +84,7 @@ def tail(remote: Client, name: str, count: int) -> list[dict[str, Any]]:
         return _Log(remote, name).newest(count)
     except RemoteError as e:
         if e.name == AccessDenied.dbus_name:
-            print_error_line(f"what {name} has written is not shown: {e}")
+            print_error_line(f"the output of {name} is not shown: {e}")
         elif e.name != NotCaptured.dbus_name and not query.is_unknown(e):
             raise
         return []

@@ -26,7 +26,7 @@ class _Seconds(click.FloatRange):
         seconds = float(super().convert(value, param, ctx))
         if math.isnan(seconds):
             hint = param.opts[-1] if param is not None else None
-            raise click.BadParameter("nan is no number of seconds", ctx, param, hint)
+            raise click.BadParameter("nan is not a number of seconds", ctx, param, hint)
         return min(seconds, LONGEST)
 
 

@@ -128,7 +128,7 @@ def listener_of(found: BusConfig) -> Listener | None:
         BadConfiguration, PermissionRefused: the address cannot be used.
     """
     for where, _ in found.listen[1:]:
-        log.warning("%s: not used: one <listen> is enough", where)
+        log.warning("%s: not used: only the first <listen> is", where)
     for where, text in found.listen[:1]:
         return listen.from_option(text, where)
     return None

@@ -146,13 +146,13 @@ def note_processes(snapshot: Snapshot) -> None:
     unknown = {pid for each in snapshot.services.values() for pid in each["PIDs"]} - recorded
     if unknown and tree.is_elsewhere(snapshot):
         pids = ", ".join(map(str, sorted(unknown)[:_NAMED])) + ", …" * (len(unknown) > _NAMED)
-        print_error_line(f"not shown, since the broker's /proc is another than ours: {pids}")
+        print_error_line(f"not shown, since the broker has another /proc: {pids}")
 
 
 def note_withheld(what: str) -> None:
     """Note that something is withheld from us, such as "command lines are"."""
     whose = "for the broker's own user and root"
-    print_error_line(f"{what} not shown: that is {whose}")
+    print_error_line(f"{what} not shown: only {whose}")
 
 
 def json_mode(options: dict[str, Any]) -> str:
@@ -197,7 +197,7 @@ def signals(remote: Client, deadline: float | None) -> Iterator[Received]:
         limits = [each for each in (deadline, remote.leaving) if each is not None]
         left = min(limits) - time.monotonic() if limits else None
         if deadline is not None and time.monotonic() >= deadline:
-            raise NoReply("the time to follow the broker is over")
+            raise NoReply("the timeout has passed")
         ready = waiting.poll(None if left is None else min(max(left * 1000, 0) + 1, _INT_MAX))
         if any(fd != remote.bus.fileno() for fd, _ in ready):
             raise output.refused(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))

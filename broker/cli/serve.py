@@ -82,7 +82,7 @@ def command(
     environ = options.environment()
     for fd in (print_address, print_pid):
         check_open(fd, "print on")
-    check_open(lifeline, "hang on")
+    check_open(lifeline, "use")
     signals.open_standard_streams()
     signals.take_over(SIGNALS)
     passed = sd_daemon.passed_descriptor(environ)
@@ -197,7 +197,7 @@ def _watch(lifeline: int, on_readable: Callable[[], None]) -> None:
     try:
         asyncio.get_running_loop().add_reader(lifeline, on_readable)
     except PermissionError as e:  # a file or /dev/null: epoll refuses them, and they never change
-        raise BadConfiguration(f"cannot hang on descriptor {lifeline}: no pipe or pidfd") from e
+        raise BadConfiguration(f"cannot use descriptor {lifeline}: not a pipe or pidfd") from e
 
 
 def _has_ended(lifeline: int) -> bool:

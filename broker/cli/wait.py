@@ -134,7 +134,7 @@ class _Watch:
         if not code:
             print_error_line(
                 f"process {self._main} was not the broker's own child: "
-                "its parent knows how it ended"
+                "only its parent knows its exit status"
             )
             return 1
         return int(status) if code == CLD_EXITED else 128 + int(status)

@@ -41,7 +41,7 @@ def check_value(name: str, value: str) -> None:
         raise InvalidArgs(f"NUL in the value of {shorten(name)}: {quote(value)}")
     size = _size(name, value)
     if size > MAX_VARIABLE:
-        raise InvalidArgs(f"{shorten(name)} has {size} bytes, and {MAX_VARIABLE} can be carried")
+        raise InvalidArgs(f"{shorten(name)} has {size} bytes, and {MAX_VARIABLE} are allowed")
 
 
 def parse_assignment(text: str) -> tuple[str, str]:

@@ -47,7 +47,7 @@ def locate(name: str, restricts: str = "") -> tuple[str, str]:
         )
     if restricts and name == "dbus-broker":
         raise BadConfiguration(
-            f"{restricts}: dbus-broker is not given such a rule: use --engine=dbus-daemon, or "
+            f"{restricts}: dbus-broker cannot apply this rule: use --engine=dbus-daemon, or "
             "--engine=auto where it is installed"
         )
     wanted = CHOICES[1:] if name == "auto" else (name,)

@@ -171,7 +171,7 @@ class DBusBroker(Engine):
             await self.set_names(names)
             await self._add_listener(listening)
         except DBusError as e:
-            raise await self._failed(f"does not take us for its controller: {e}") from e
+            raise await self._failed(f"does not accept us as its controller: {e}") from e
         finally:
             if self.settings.listener.sock is None:
                 listening.close()
@@ -242,7 +242,7 @@ class DBusBroker(Engine):
 
     def dismiss(self, name: str, token: Token) -> None:
         """Send Name.Reset as well: the serial identifies the request."""
-        self.fail(name, token, SpawnFailed(f"{name} was owned for a moment"))
+        self.fail(name, token, SpawnFailed(f"{name} was owned only for a moment"))
 
     @property
     def lifelines(self) -> list[int]:

@@ -231,7 +231,7 @@ class DBusDaemon(Engine):
         try:
             await link.open(printed.strip(), timeout=START_TIMEOUT)
         except DBusError as e:
-            raise await self._failed(f"does not hand activations over: {e}") from e
+            raise await self._failed(f"does not pass on activations: {e}") from e
         self._link = link
         self._gate = Gate(self._gated, daemon_config.GATE, self._on_reading, self._not_gated)
         self._gate.shut()
@@ -289,8 +289,8 @@ class DBusDaemon(Engine):
             return
         if first:
             # A client connected before us, through a socket that was passed to us.
-            raise EngineFailed(f"somebody else owns {SYSTEMD} already")
-        log.error("somebody else owns %s: nothing is activated before it is ours again", SYSTEMD)
+            raise EngineFailed(f"another process owns {SYSTEMD} already")
+        log.error("another process owns %s: no service is started until we own it again", SYSTEMD)
 
     async def set_names(self, names: Collection[str]) -> None:
         """Write and remove files, then call ReloadConfig, which returns when they are known."""
@@ -317,7 +317,7 @@ class DBusDaemon(Engine):
 
     def _not_gated(self, reason: OSError) -> None:
         log.warning(
-            "no lease on %s (%s): what is new may be unknown for a moment after ReloadConfig",
+            "no lease on %s (%s): new names may be unknown for a moment after ReloadConfig",
             self._gated,
             reason.strerror,
         )
@@ -424,7 +424,7 @@ def _refuse(link: Connection, call: Message) -> None:
     """Tell a client that looks for systemd at once that we are not systemd."""
     error: DBusError = UnknownObject("systemd is not running on this bus")
     if call.path == SYSTEMD_PATH:
-        error = UnknownMethod(f"{SYSTEMD} is only here to be handed activations")
+        error = UnknownMethod(f"{SYSTEMD} is only here to receive activations")
     link.reply_error(call, error)
 
 

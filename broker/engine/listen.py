@@ -115,7 +115,9 @@ def from_descriptor(fd: int) -> Listener:
         or not name
     ):
         sock.close()
-        raise BadConfiguration(f"descriptor {fd} of LISTEN_FDS is no listening Unix stream socket")
+        raise BadConfiguration(
+            f"descriptor {fd} of LISTEN_FDS is not a listening Unix stream socket"
+        )
     if isinstance(name, bytes):
         return Listener(Address("unix", {"abstract": os.fsdecode(name[1:])}), sock)
     return Listener(Address("unix", {"path": name}), sock)
@@ -136,7 +138,7 @@ def from_option(text: str, where: str = "--address") -> Listener:
     except InvalidArgs as e:
         raise BadConfiguration(f"{where}: {e}") from e
     if len(entries) > 1:
-        raise BadConfiguration(f"{where}: one address is enough: {text!r}")
+        raise BadConfiguration(f"{where}: a list of addresses is not supported: {text!r}")
     return _prepared(entries[0], where)
 
 
@@ -148,7 +150,7 @@ def default(environ: Mapping[str, str]) -> Listener:
     if directory := runtime_directory(environ):
         return _prepared(_in_runtime_directory(directory))
     if relative := environ.get(VARIABLE):
-        log.warning("%s is ignored, as no absolute path: %s", VARIABLE, quoted(relative))
+        log.warning("%s is ignored, as it is not an absolute path: %s", VARIABLE, quoted(relative))
     return private(environ)
 
 
@@ -277,7 +279,7 @@ def _check_free(address: Address, where: str) -> None:
     except ConnectionRefusedError:
         if not name.startswith("\0"):
             if not stat.S_ISSOCK(os.stat(name).st_mode):
-                raise BadConfiguration(f"{where}: {address}: the file is no socket") from None
+                raise BadConfiguration(f"{where}: {address}: the file is not a socket") from None
             _unlink(name)
     except FileNotFoundError:
         _check_directory(address, name)

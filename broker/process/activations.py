@@ -70,7 +70,7 @@ class Activations:
         value = self._tagger.advance()
         if value is None and self._tagger.stride and not self._used_up:
             self._used_up = True
-            log.warning("no marks are left: the daemons of what is started now will not be known")
+            log.warning("no marks are left: new services that daemonize will not be tracked")
         self._marks.add(self._count, tag=value, cgroup=self.cgroups.current)
         return self._count
 

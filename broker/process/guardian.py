@@ -92,7 +92,7 @@ class Guardian:
         self._owned = Ownership(tag.draw_instance(), tags, telling)
         if not self._owned:
             # A process with only a tag may be another broker's.
-            log.warning("what is started cannot be marked: if we are killed, it stays")
+            log.warning("processes cannot be marked: if we are killed, they stay")
             return
         self._cgroups = cgroups
         self._stop_timeout = stop_timeout
@@ -115,7 +115,7 @@ class Guardian:
                 heard.close()
             self._tell()
         except OSError as e:
-            log.error("no guardian: if we are killed, what is started stays: %s", e.strerror)
+            log.error("no guardian: if we are killed, services stay: %s", e.strerror)
 
     def end_last(self, pid: int, kept: Sequence[int]) -> None:
         """Name the process that is ended after all others when we are killed: the bus.
@@ -148,7 +148,7 @@ class Guardian:
             "guardian lost (code %d, status %d); %s",
             how.code,
             how.status,
-            "if we are killed, what is started stays" if again else "there is another",
+            "if we are killed, services stay" if again else "another was started",
         )
         if not again:
             self._fork()

@@ -48,7 +48,7 @@ def shortage_is_fault() -> Iterator[None]:
         if e.errno not in _SHORTAGES and e.filename != os.devnull:
             raise
         what = f": {e.filename}" if e.filename else ""
-        raise KernelRefused(f"the system does not let us work: {e.strerror}{what}") from e
+        raise KernelRefused(f"cannot start: {e.strerror}{what}") from e
 
 
 def check() -> None:
@@ -63,7 +63,7 @@ def check() -> None:
                 stack.enter_context(each)
             stack.callback(os.close, os.dup(each.fileno()))  # an epoll's place
     except OSError as e:
-        raise KernelRefused(f"the system does not let us work: socketpair: {e.strerror}") from e
+        raise KernelRefused(f"cannot start: socketpair: {e.strerror}") from e
 
 
 def _prctl(option: int, argument: object) -> None:

@@ -106,13 +106,15 @@ def _check_stale(path: str, data: bytes, own: Collection[int]) -> None:
     if pid is None:
         raise BadConfiguration(f"the PID file {path} holds no PID, but {quoted(text)}")
     if pid in own or not _exists(pid):
-        log.warning("the PID file %s is taken over: process %d has gone", path, pid)
+        log.warning("the PID file %s is taken over: process %d has ended", path, pid)
         return
     about = procfs.stat(pid)
     if about is None or about.comm in _BUSES:  # None: another user's, hidden by hidepid
         raise _running(path)
     name = printable(about.comm)
-    log.warning("the PID file %s is taken over: process %d is no bus, but %s", path, pid, name)
+    log.warning(
+        "the PID file %s is taken over: process %d is not a message bus, but %s", path, pid, name
+    )
 
 
 def _exists(pid: int) -> bool:
@@ -146,4 +148,4 @@ def _refusal(path: str, e: OSError) -> BadConfiguration:
 
 
 def _no_pid_file(path: str) -> BadConfiguration:
-    return BadConfiguration(f"the PID file {path} is no regular file")
+    return BadConfiguration(f"the PID file {path} is not a regular file")

@@ -48,7 +48,7 @@ def passed_descriptor(environ: Mapping[str, str]) -> int | None:
     count = environ.get("LISTEN_FDS", "0")
     number = decimal(count, _INT_MAX)
     if number is None:
-        raise BadConfiguration(f"LISTEN_FDS is no number: {quoted(count)}")
+        raise BadConfiguration(f"LISTEN_FDS is not a number: {quoted(count)}")
     if number > 1:
         raise BadConfiguration(f"LISTEN_FDS={number}: a bus listens on one socket")
     return FIRST_FD if number else None

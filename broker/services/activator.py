@@ -183,7 +183,7 @@ class Activator:
         """The engine wants a name."""
         unit = self.units.get(name)
         if unit is None:
-            self._engine.fail(name, token, ServiceUnknown(f"{name} is not known any more"))
+            self._engine.fail(name, token, ServiceUnknown(f"{name} is no longer known"))
         else:
             self.handle(unit, ev.Requested(token))
 

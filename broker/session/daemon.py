@@ -172,7 +172,7 @@ class Daemon:
             self._control.bus_address = self.bus_address
             await self._presence.serve(listening)
         except DBusError as e:
-            raise EngineFailed(f"{self._engine.version} does not serve us: {e}") from e
+            raise EngineFailed(f"{self._engine.version} refuses the broker: {e}") from e
         self._reloading.open()
         early, self._early = self._early, None
         for name, token in early or ():

@@ -109,7 +109,9 @@ class Loader:
             self._silent.discard(directory)
             return answer
         self._silent.add(directory)
-        reason = f"not read: it did not answer within {TIMEOUT:g} s; what was read before stays"
+        reason = (
+            f"not read: it did not answer within {TIMEOUT:g} s; the descriptors read before stay"
+        )
         kept = [each for each in self._found.get(directory, ()) if isinstance(each, Descriptor)]
         return [*kept, DescriptorError(printable(directory.path), 0, reason)]
 

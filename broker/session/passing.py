@@ -125,7 +125,7 @@ class Passing:
 
     def _kill(self, number: signal.Signals) -> None:
         if self.command is not None and self.command.running:
-            late.say(f"the command has not ended by {number.name}, and is killed")
+            late.say(f"the command has survived {number.name}, and is killed")
             self._supervisor.signal_process(self.command.pid, signal.SIGKILL)
 
     def _end(self, number: signal.Signals) -> None:

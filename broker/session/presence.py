@@ -108,12 +108,12 @@ class Presence:
         owned = await _request_name(connection, 0 if self._opened else DO_NOT_QUEUE)
         if not self._opened:
             if owned != PRIMARY_OWNER:
-                raise EngineFailed(f"somebody else owns {paths.BUS_NAME} already")
+                raise EngineFailed(f"another process owns {paths.BUS_NAME} already")
             self.publisher.open()
             self._opened = True
             return
         if owned != PRIMARY_OWNER:
-            log.error("somebody else owns %s: it is ours again after that", paths.BUS_NAME)
+            log.error("another process owns %s: we wait until it is free", paths.BUS_NAME)
         self._server.silent = False
         self.publisher.flush()
 
@@ -142,9 +142,9 @@ class Presence:
         try:
             if await within(seconds, asking):
                 return asking.result()
-            log.warning("the bus does not say in time who is connected")
+            log.warning("the bus does not list its connections in time")
         except DBusError as e:
-            log.warning("the bus does not say who is connected: %s", e)
+            log.warning("the bus does not list its connections: %s", e)
         finally:
             asking.cancel()
         return {}

@@ -88,7 +88,7 @@ class Watch:
                 for path, why in self._refused.items()
                 if why == reason and path not in spared
             ]
-            line = f"not watched, and read on reload alone: {', '.join(paths)}: {reason}"
+            line = f"not watched, read only on reload: {', '.join(paths)}: {reason}"
             if paths and line not in self._said:
                 self._said.add(line)
                 log.warning("%s", line)

@@ -417,7 +417,7 @@ class Bus:
                     self.logs[about["Name"]] = Service(about["Name"], self.remote, self.wait).log
             self.drain()
         if self.last is None:
-            raise NoReply("the broker was not asked before it ended")
+            raise NoReply("the broker had ended before it could be asked")
         return self.last
 
     def close(self) -> str:
@@ -431,7 +431,7 @@ class Bus:
             self.survivors = self.leaks(self.settings.leak_grace)
             self.look()
         except DBusError as e:
-            problem = f"the broker cannot be asked any more: {e}"
+            problem = f"the broker does not answer any longer: {e}"
             if self._host.status is not None:
                 problem += f" (it has ended with status {self._host.status})"
         finally:

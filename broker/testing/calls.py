@@ -64,15 +64,15 @@ def check(
         TypeError: the arguments do not match the signature.
     """
     for value, valid, kind in (
-        (destination, is_bus_name(destination) or _is(_UNIQUE, destination), "name on a bus"),
-        (path, _PATH.fullmatch(path), "object path"),
-        (interface, _is(_INTERFACE, interface), "interface"),
-        (member, _is(_MEMBER, member), "method"),
+        (destination, is_bus_name(destination) or _is(_UNIQUE, destination), "a name on a bus"),
+        (path, _PATH.fullmatch(path), "an object path"),
+        (interface, _is(_INTERFACE, interface), "an interface"),
+        (member, _is(_MEMBER, member), "a method"),
     ):
         if not valid:
-            raise ValueError(f"{value!r} is no {kind}")
+            raise ValueError(f"{value!r} is not {kind}")
     if not isinstance(signature, str) or not _is_signature(signature):
-        raise ValueError(f"{member}: {signature!r}, before the arguments, is no D-Bus signature")
+        raise ValueError(f"{member}: {signature!r}, before the arguments, is not a D-Bus signature")
     types = marshalling.types(signature)
     if len(types) != len(arguments):
         plural = "s" * (len(types) != 1)

@@ -118,7 +118,7 @@ class Host:
                 self.address = _line(pipe)
             if not self.address:
                 process.wait(self._patience)
-                raise EngineFailed(self.complaints() or "the bus did not start, without a word")
+                raise EngineFailed(self.complaints() or "the bus did not start, and gave no reason")
         except BaseException:
             _end(process, self._patience)
             raise

@@ -34,7 +34,7 @@ def program(function: Callable[..., None], arguments: tuple[Any, ...]) -> str:
     needed = sorted({*code.co_freevars, *_globals(code)} - {name})
     if needed:
         raise ValueError(
-            f"{name}() runs in an interpreter of its own, where there is no "
+            f"{name}() runs in an interpreter of its own, which has no "
             f"{' and no '.join(needed)}: import or define it inside of the function"
         )
     try:
@@ -44,7 +44,7 @@ def program(function: Callable[..., None], arguments: tuple[Any, ...]) -> str:
     try:
         carried = json.dumps(arguments)
     except TypeError as e:
-        raise ValueError(f"{name}(): an argument cannot be carried: {e}") from e
+        raise ValueError(f"{name}(): an argument cannot be passed: {e}") from e
     return (
         "from __future__ import annotations\n\n" if _has_lazy_annotations(function) else ""
     ) + f"import json as _json\n\n{source}\n{name}(*_json.loads({carried!r}))\n"

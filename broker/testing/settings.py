@@ -61,18 +61,18 @@ class Settings:
             # Of nan, no comparison is true.
             if not isinstance(seconds, int | float) or not seconds >= 0:
                 raise pytest.UsageError(
-                    f"dbus_activator_{name}: {seconds!r} is no number of seconds"
+                    f"dbus_activator_{name}: {seconds!r} is not a number of seconds"
                 )
         _check_choice("engine", self.engine, ENGINES)
         _check_choice("leaks", self.leaks, LEAKS)
         for name in ("services", "installed"):
             if isinstance(getattr(self, name), str | Path):  # its letters would be taken
                 raise pytest.UsageError(
-                    f"dbus_activator_{name}: a list is wanted, not {getattr(self, name)!r}"
+                    f"dbus_activator_{name}: expected a list, not {getattr(self, name)!r}"
                 )
         if not isinstance(self.environ, Mapping):
             raise pytest.UsageError(
-                f"dbus_activator_environ: a dictionary is wanted, not {self.environ!r}"
+                f"dbus_activator_environ: expected a dictionary, not {self.environ!r}"
             )
 
 
@@ -88,7 +88,9 @@ class _Option:
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise pytest.UsageError(f"dbus_activator_{name}: {value!r} is none of {', '.join(choices)}")
+        raise pytest.UsageError(
+            f"dbus_activator_{name}: {value!r} is not one of {', '.join(choices)}"
+        )
 
 
 def _assignments(lines: Sequence[str]) -> dict[str, str]:

@@ -158,7 +158,9 @@ def test_without_either_there_is_no_bus() -> None:
 
 def test_a_relative_runtime_directory_is_ignored() -> None:
     environ = {"XDG_RUNTIME_DIR": "run"}
-    with pytest.raises(InvalidArgs, match="XDG_RUNTIME_DIR is ignored, as no absolute path: 'run'"):
+    with pytest.raises(
+        InvalidArgs, match="XDG_RUNTIME_DIR is ignored, as it is not an absolute path: 'run'"
+    ):
         address.default(environ)
 
 

@@ -138,9 +138,9 @@ async def test_a_bus_that_is_silent_on_hello_costs_the_timeout() -> None:
     [
         (wire.error(1, "org.freedesktop.DBus.Error.LimitsExceeded", "too many"), "too many"),
         (wire.error(1, "org.freedesktop.DBus.Error.AccessDenied"), "AccessDenied"),
-        (wire.answer(1), "no bus"),
-        (wire.answer(1, "ss", ["a", "b"]), "no bus"),
-        (wire.answer(1, "u", [7]), "no bus"),
+        (wire.answer(1), "not a message bus"),
+        (wire.answer(1, "ss", ["a", "b"]), "not a message bus"),
+        (wire.answer(1, "u", [7]), "not a message bus"),
     ],
 )
 async def test_a_hello_without_a_name_is_a_refusal(answer: bytes, text: str) -> None:

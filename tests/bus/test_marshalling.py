@@ -40,7 +40,7 @@ def test_an_array_that_the_protocol_does_not_allow_is_refused() -> None:
         too_long = bytes(marshalling.MAX_ARRAY) + bytes(1)
         body = too_long if signature == "ay" else [1, too_long]
         assert marshalling.body(signature, [value])
-        with pytest.raises(LimitsExceeded, match=f"a list of {(1 << 26) + 1} bytes"):
+        with pytest.raises(LimitsExceeded, match=f"an array of {(1 << 26) + 1} bytes"):
             marshalling.body(signature, [body])
 
 

@@ -130,7 +130,7 @@ def test_what_is_not_understood_costs_itself(tmp_path: Path, text: str, problem:
         (b"", "bus.conf:1: no element found"),
         (b"<busconfig>\n<fork>\n", "bus.conf:3: no element found"),
         (b"<busconfig>\n</fork>", "bus.conf:2: mismatched tag"),
-        (b"<a><busconfig/></a>", "bus.conf:1: <a> is no <busconfig>"),
+        (b"<a><busconfig/></a>", "bus.conf:1: <a> is not <busconfig>"),
         (b"\xff\xfe<", "bus.conf:1: unclosed token"),
         (b"<?xml version='1.0' encoding='klingon'?><busconfig/>", "bus.conf:1: unknown encoding"),
         (

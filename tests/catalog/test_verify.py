@@ -36,8 +36,8 @@ def test_a_good_file_has_no_findings(tmp_path: Path) -> None:
     ("text", "line", "part"),
     [
         ("[D-BUS Service]\nName=org.example.Good\nExec='/bin/true\n", 3, "unclosed single quote"),
-        ("[D-BUS Service]\nName=org..Good\nExec=/bin/true\n", 2, "no valid bus name"),
-        ("[D-BUS Service]\nName=org.example.Good\nExec=true\n", 3, "no absolute path"),
+        ("[D-BUS Service]\nName=org..Good\nExec=/bin/true\n", 2, "not a valid bus name"),
+        ("[D-BUS Service]\nName=org.example.Good\nExec=true\n", 3, "not an absolute path"),
         ("[D-BUS Service]\nName=org.example.Good\nExec=/no/such\n", 3, "No such file"),
         ("[D-BUS Service]\nName=org.example.Good\nExec=/usr\n", 3, "is a directory"),
         ("[D-BUS Service]\nName=org.example.Good\nExec=/etc/passwd\n", 3, "Permission denied"),

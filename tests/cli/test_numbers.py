@@ -127,7 +127,7 @@ def test_columns_that_are_no_number(monkeypatch: pytest.MonkeyPatch, columns: st
 @pytest.mark.parametrize("name", ["leak_grace", "activation_timeout", "stop_timeout"])
 @pytest.mark.parametrize("seconds", [float("nan"), -1.0])
 def test_settings_that_are_no_number(name: str, seconds: float) -> None:
-    with pytest.raises(pytest.UsageError, match=f"{name}: .* is no number of seconds"):
+    with pytest.raises(pytest.UsageError, match=f"{name}: .* is not a number of seconds"):
         Settings(**{name: seconds})  # type: ignore[arg-type]
 
 

@@ -70,7 +70,8 @@ def test_a_python_without_what_we_need_is_told_so(tmp_path: Path, module: str) -
     code += "runpy.run_module('broker', run_name='__main__')"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    said = f"dbus-activator: {sys.executable} has no module {module}: install us for it, by pip\n"
+    missing = f"{sys.executable} has no module {module}"
+    said = f"dbus-activator: {missing}: install dbus-activator for it with pip\n"
     assert (done.returncode, done.stdout, done.stderr) == (5, "", said)
 
 

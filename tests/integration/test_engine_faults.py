@@ -316,7 +316,7 @@ def test_a_name_of_ours_that_somebody_took_before_us_is_named(place: Place) -> N
             _, said = process.communicate()
             client.close()
         (place.path / "passed").unlink()
-        assert said == f"dbus-activator: somebody else owns {name} already\n"
+        assert said == f"dbus-activator: another process owns {name} already\n"
         assert process.returncode == 1
 
 

@@ -198,7 +198,7 @@ async def test_a_lost_guardian_is_told_of_and_replaced(place: Place) -> None:
             bus.kill(signal.SIGKILL)
             await asyncio.to_thread(see_end, watched, began)
         await witness.see_end()
-        assert "guardian lost (code 2, status 9); there is another" in await bus.ended()
+        assert "guardian lost (code 2, status 9); another was started" in await bus.ended()
     witness.close()
 
 

@@ -246,7 +246,7 @@ async def test_a_directory_that_falls_silent_keeps_what_it_had(place: Place) -> 
             bus.kill(signal.SIGTERM)
             said = await bus.ended()
             assert f"dbus-activator: {directory}: not read: it did not answer within 3 s" in said
-            watch = f"not watched, and read on reload alone: {directory}: its file system may not"
+            watch = f"not watched, read only on reload: {directory}: its file system may not"
             assert said.count(watch) == 1
             assert bus.status == 0
             assert [pid for pid in tree if procfs.alive(pid)] == []

@@ -180,7 +180,7 @@ def test_a_second_signal_forces_the_end(place: Place, number: signal.Signals) ->
     process.send_signal(number)
     _, said = process.communicate()
     assert process.returncode == 128 + signal.SIGKILL
-    assert said == f"dbus-activator: the command has not ended by {number.name}, and is killed\n"
+    assert said == f"dbus-activator: the command has survived {number.name}, and is killed\n"
 
 
 @pytest.mark.parametrize("user", ["self"], indirect=True)

@@ -114,7 +114,7 @@ async def test_in_a_sandbox_pids_are_those_of_others(place: Place) -> None:
             socket = where.removeprefix("unix:path=")
             inside = "/run/flatpak/bus"
             walls = [*WALLS, "--tmpfs", "/run", "--ro-bind", socket, inside, place.user.command]
-            note = f"not shown, since the broker's /proc is another than ours: {child}"
+            note = f"not shown, since the broker has another /proc: {child}"
             for words, said in ((["list"], ""), (["ps"], note), (["status", NAME], note)):
                 done = await run(bus, f"unix:path={inside}", *walls, *words)
                 assert done.stderr == (f"dbus-activator: {said}\n" if said else ""), words

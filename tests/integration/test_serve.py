@@ -87,9 +87,9 @@ async def test_a_socket_that_nobody_serves_is_replaced(place: Place) -> None:
         ("nonsense", 6, "--address: not a D-Bus address: 'nonsense'"),
         ("unix:path=%zz", 6, "--address: not a D-Bus address"),
         ("tcp:host=localhost", 6, "cannot listen on tcp:host=localhost: use unix:path=PATH"),
-        ("unix:path=/a;unix:path=/b", 6, "one address is enough"),
+        ("unix:path=/a;unix:path=/b", 6, "a list of addresses is not supported"),
         ("unix:path=/nonexistent/bus", 6, "No such file or directory"),
-        ("unix:path={0}/file", 6, "the file is no socket"),
+        ("unix:path={0}/file", 6, "the file is not a socket"),
         ("unix:path=/" + "x" * 110, 6, "longer than 107 bytes"),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_relative_runtime_directory_is_ignored(place: Place) -> None:
     assert done.stdout.startswith("unix:path=/tmp/dbus-activator-"), done.stderr
     command: list[str | Path] = [place.user.command, "list"]
     asked = place.user.run(command, env=environ, cwd=place.path)
-    ignored = "XDG_RUNTIME_DIR is ignored, as no absolute path: 'services'"
+    ignored = "XDG_RUNTIME_DIR is ignored, as it is not an absolute path: 'services'"
     assert asked.stderr == (
         f"dbus-activator: no bus: DBUS_SESSION_BUS_ADDRESS is not set, and {ignored}\n"
     )
@@ -177,8 +177,8 @@ def test_a_relative_runtime_directory_is_ignored(place: Place) -> None:
     [
         ("--services=/nonexistent", 6, "--services: /nonexistent: no such directory"),
         ("--print-address=99", 6, "cannot print on descriptor 99: Bad file descriptor"),
-        ("--lifeline=99", 6, "cannot hang on descriptor 99: Bad file descriptor"),
-        ("--lifeline=0", 6, "cannot hang on descriptor 0: no pipe or pidfd"),
+        ("--lifeline=99", 6, "cannot use descriptor 99: Bad file descriptor"),
+        ("--lifeline=0", 6, "cannot use descriptor 0: not a pipe or pidfd"),
         ("--stop-timeout=-1", 2, "--stop-timeout"),
         ("--activation-timeout=0", 2, "--activation-timeout"),
         ("--engine=none", 2, "--engine"),

@@ -221,7 +221,7 @@ def test_the_pid_file_of_a_bus_that_was_killed_is_taken_over(place: Place, link:
     kept.rename(path)
     with bus(place, link, f"--config-file={file}") as again:
         assert path.read_text() == f"{again.process.pid}\n"
-        gone = f"process {found.process.pid} has gone"
+        gone = f"process {found.process.pid} has ended"
         said = f"dbus-activator: the PID file {path} is taken over: {gone}\n"
         assert again.said() == said
     script = f'echo $$ > {path}; exec "$0" --fork --print-pid --config-file={file}'

@@ -78,7 +78,9 @@ def test_a_name_that_the_policy_forbids(place: Place, link: Path) -> None:
         assert f"which the rule in {file}:8 needs" in said
         done = place.run("true", options=[f"--config-file={file}"])
         assert done.returncode == 127
-        assert done.stderr.startswith(f"dbus-activator: {file}:8: dbus-broker is not given such a")
+        assert done.stderr.startswith(
+            f"dbus-activator: {file}:8: dbus-broker cannot apply this rule"
+        )
         return
     with bus(place, link, f"--config-file={file}") as found:
         assert found.echo() == "hello"
@@ -192,7 +194,7 @@ def test_serve_listens_where_the_file_says(place: Place) -> None:
     _, said = process.communicate()
     assert said.splitlines() == [
         f"dbus-activator: {file}:3: unknown element <x>",
-        f"dbus-activator: {file}:3: not used: one <listen> is enough",
+        f"dbus-activator: {file}:3: not used: only the first <listen> is",
     ]
 
 

@@ -214,5 +214,5 @@ def test_timeouts_that_are_no_numbers_or_endless(place: Place) -> None:
     for option in ("activation", "handover", "stop"):
         done = place.run("true", options=[f"--{option}-timeout=nan"])
         assert done.returncode == 2
-        assert f"--{option}-timeout: nan is no number of seconds" in done.stderr
+        assert f"--{option}-timeout: nan is not a number of seconds" in done.stderr
         assert place.run("true", options=[f"--{option}-timeout=inf"]).returncode == 0

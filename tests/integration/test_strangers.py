@@ -206,9 +206,9 @@ async def test_verbs_say_what_is_withheld(place: Place, ordinary: Installation) 
         code, stdout, stderr = verb("status", NAME)
         assert code == 0
         assert "active (running)" in stdout
-        note = "dbus-activator: command lines are not shown: that is for the broker's own user"
+        note = "dbus-activator: command lines are not shown: only for the broker's own user"
         assert stderr == (
-            f"dbus-activator: what {NAME} has written is not shown: {denied}{note} and root\n"
+            f"dbus-activator: the output of {NAME} is not shown: {denied}{note} and root\n"
         )
         code, stdout, stderr = verb("ps", NAME)
         assert (code, stderr) == (0, f"{note} and root\n")

@@ -32,15 +32,15 @@ EPERM, ENOSYS = "Operation not permitted", "Function not implemented"
 # What we say of each; a 0 in front: we go on.
 REFUSED = {
     ("flock", ENOSYS): (127, "no directory for the bus: "),
-    ("pidfd_open", EPERM): (0, "no guardian: if we are killed, what is started stays"),
-    ("pidfd_open", ENOSYS): (0, "no guardian: if we are killed, what is started stays"),
+    ("pidfd_open", EPERM): (0, "no guardian: if we are killed, services stay"),
+    ("pidfd_open", ENOSYS): (0, "no guardian: if we are killed, services stay"),
     ("pidfd_send_signal", EPERM): (0, ""),
     ("prctl", EPERM): (127, "prctl(36)"),
     ("prlimit64", EPERM): (0, ""),
     ("prlimit64", ENOSYS): (0, ""),
     ("sched_yield", EPERM): (0, ""),
     ("signalfd4", ENOSYS): (127, "signalfd"),
-    ("socketpair", EPERM): (127, "the system does not let us work: socketpair"),
+    ("socketpair", EPERM): (127, "cannot start: socketpair"),
     ("wait4", EPERM): (127, "cannot wait for processes"),
     ("waitid", EPERM): (127, "cannot wait for processes"),
 }
@@ -139,8 +139,7 @@ def test_a_system_without_dev_null_is_said(place: Place, link: Path) -> None:
         done = place.user.run([place.user.command, *options], env=place.environ())
         assert done.returncode != 0
         assert done.stderr == (
-            "dbus-activator: the system does not let us work: "
-            "No such file or directory: /dev/null\n"
+            "dbus-activator: cannot start: No such file or directory: /dev/null\n"
         )
 
 

@@ -60,9 +60,9 @@ def test_a_lost_guardian_is_replaced_and_told_of(child: str, times: int) -> None
     value = run(guarding.lost, child, times)
     assert value["pids"] == times + 1
     assert bool(value["last"]) is (times < 5)
-    said = ["guardian lost (code 2, status 9); there is another"] * times
+    said = ["guardian lost (code 2, status 9); another was started"] * times
     if times == 5:
-        said[-1] = "guardian lost (code 2, status 9); if we are killed, what is started stays"
+        said[-1] = "guardian lost (code 2, status 9); if we are killed, services stay"
     assert value["messages"] == said
     # It is no process of any service's, before and after.
     assert value["live"] is value["tree"] is True
@@ -80,7 +80,7 @@ def test_where_nothing_can_be_marked_it_is_said_and_nobody_is_hurt(
 ) -> None:
     value = run(guarding.unmarked, child, setting=Setting(user, tag=False))
     assert value["guardian"] == 0
-    assert value["messages"] == ["what is started cannot be marked: if we are killed, it stays"]
+    assert value["messages"] == ["processes cannot be marked: if we are killed, they stay"]
 
 
 def test_a_guardian_has_nothing_of_the_brokers_and_goes_with_it(child: str) -> None:

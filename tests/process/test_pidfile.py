@@ -41,11 +41,10 @@ def test_a_stale_file_is_taken_over_with_a_line(
     with subprocess.Popen(["sleep", "1000"]) as other:
         path.write_text(f"{other.pid}\n")
         take(path)
-        assert caplog.messages == [
-            f"the PID file {path} is taken over: process {other.pid} is no bus, but sleep"
-        ]
+        taken = f"the PID file {path} is taken over"
+        assert caplog.messages == [f"{taken}: process {other.pid} is not a message bus, but sleep"]
         other.kill()
-        gone = f"the PID file {path} is taken over: process {other.pid} has gone"
+        gone = f"the PID file {path} is taken over: process {other.pid} has ended"
         while procfs.alive(other.pid):
             pass
         # A zombie is no bus either.
@@ -61,7 +60,9 @@ def test_a_pid_that_is_our_own_by_now(path: Path, caplog: pytest.LogCaptureFixtu
     """Of the container before this one, which gave out the same PIDs, as a bus of ours has it."""
     path.write_text(str(os.getpid()))
     take(path, os.getpid())
-    assert caplog.messages == [f"the PID file {path} is taken over: process {os.getpid()} has gone"]
+    assert caplog.messages == [
+        f"the PID file {path} is taken over: process {os.getpid()} has ended"
+    ]
 
 
 def test_an_empty_file_and_none_are_taken_in_silence(
@@ -119,11 +120,11 @@ def test_what_holds_no_pid_is_somebody_elses(path: Path, data: bytes, shown: str
 @pytest.mark.timeout(10)
 def test_what_is_no_file_is_refused_at_once(path: Path, tmp_path: Path) -> None:
     os.mkfifo(path)
-    assert refused(path) == f"the PID file {path} is no regular file"
+    assert refused(path) == f"the PID file {path} is not a regular file"
     link = tmp_path / "link"
     link.symlink_to("nowhere")
-    assert refused(link) == f"the PID file {link} is no regular file"
-    assert refused(Path("/dev/null")) == "the PID file /dev/null is no regular file"
+    assert refused(link) == f"the PID file {link} is not a regular file"
+    assert refused(Path("/dev/null")) == "the PID file /dev/null is not a regular file"
     assert refused(tmp_path) == f"cannot write the PID file {tmp_path}: Is a directory"
     nowhere = tmp_path / "none" / "pid"
     assert refused(nowhere) == f"cannot write the PID file {nowhere}: No such file or directory"

@@ -86,7 +86,7 @@ def test_what_is_started_without_a_value_is_not_taken_for_the_last_that_had_one(
 ) -> None:
     value = run(tagging.exhausted_services, child)
     assert value["messages"] == [
-        "no marks are left: the daemons of what is started now will not be known"
+        "no marks are left: new services that daemonize will not be tracked"
     ]
     events = events_of(value["events"])
     exits = [each for each in events if each.kind == "exited" and each.origin == "adopted"]

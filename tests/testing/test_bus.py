@@ -56,7 +56,7 @@ def greeter(name: str, words: list[str]) -> None:
 def test_a_mock_of_systemd_where_the_engine_leaves_its_name_free(bus: Bus) -> None:
     systemd = "org.freedesktop.systemd1"
     if bus.engine.startswith("dbus-daemon"):
-        with pytest.raises(DescriptorError, match="with dbus-daemon the broker takes it"):
+        with pytest.raises(DescriptorError, match="with dbus-daemon the broker owns it"):
             bus.add_function(systemd, greeter, systemd, [])
     else:
         bus.add_function(systemd, greeter, systemd, ["mocked"])
@@ -171,13 +171,13 @@ def test_what_a_function_needs_from_outside_is_named(bus: Bus) -> None:
     def uses_globals() -> None:
         str((NAME, signal.SIGTERM))
 
-    with pytest.raises(ValueError, match=r"closure\(\) runs in .* there is no inside: import"):
+    with pytest.raises(ValueError, match=r"closure\(\) runs in .* which has no inside: import"):
         bus.add_function(NAME, closure)
-    with pytest.raises(ValueError, match="there is no NAME and no signal"):
+    with pytest.raises(ValueError, match="which has no NAME and no signal"):
         bus.add_function(NAME, uses_globals)
     with pytest.raises(ValueError, match="a function with a name"):
         bus.add_function(NAME, lambda: None)
-    with pytest.raises(ValueError, match="an argument cannot be carried"):
+    with pytest.raises(ValueError, match="an argument cannot be passed"):
         bus.add_function(NAME, greeter, NAME, object())
 
 

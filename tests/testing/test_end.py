@@ -220,7 +220,7 @@ def test_a_broker_that_does_not_answer_fails_its_test(
     project.makepyfile(STUCK.replace("WHAT", what))
     result = project.runpytest_inprocess("--dbus-activator-stop-timeout=0.2")
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*dbus_activator: the broker cannot be asked any more: *"])
+    result.stdout.fnmatch_lines(["*dbus_activator: the broker does not answer any longer: *"])
     broker, service = map(int, (project.path / "pids").read_text().split())
     for pid in (broker, service):
         with contextlib.suppress(ProcessLookupError):

@@ -30,7 +30,7 @@ def test_a_mistake_is_named_and_costs_the_bus_nothing(bus: Bus) -> None:
     with pytest.raises(TypeError, match="GetNameOwner: argument 1 has the type 's', but 5 is not"):
         bus.call(*DRIVER, "GetNameOwner", "s", 5)
     # The bus would hang up on it.
-    with pytest.raises(ValueError, match="'no/path' is no object path"):
+    with pytest.raises(ValueError, match="'no/path' is not an object path"):
         bus.call(NAME, "no/path", NAME, "Greet")
     for asking in (
         lambda: bus.call(*DRIVER, "GetNameOwner", "s", "org.example.Nobody"),
@@ -48,10 +48,10 @@ def test_a_mistake_is_named_and_costs_the_bus_nothing(bus: Bus) -> None:
         ("s", (), "the signature 's' has 1 argument, the call 0"),
         ("", ("you",), "the signature '' has 0 arguments, the call 1"),
         # The signature forgotten: its place is taken by the argument.
-        ("hello", (), "'hello', before the arguments, is no D-Bus signature"),
-        (5, (), "5, before the arguments, is no D-Bus signature"),
-        ("{sv}", ({},), "'{sv}', before the arguments, is no D-Bus signature"),
-        ("a{vs}", ({},), "'a{vs}', before the arguments, is no D-Bus signature"),
+        ("hello", (), "'hello', before the arguments, is not a D-Bus signature"),
+        (5, (), "5, before the arguments, is not a D-Bus signature"),
+        ("{sv}", ({},), "'{sv}', before the arguments, is not a D-Bus signature"),
+        ("a{vs}", ({},), "'a{vs}', before the arguments, is not a D-Bus signature"),
         ("si", ("a", "b"), "argument 2 has the type 'i', but 'b' is not an integer from "),
         ("y", (256,), "256 is not an integer from 0 to 255"),
         ("i", (1.5,), "1.5 is not an integer"),
@@ -88,9 +88,9 @@ def test_all_that_can_be_sent_passes() -> None:
 @pytest.mark.parametrize(
     ("marker", "message"),
     [
-        ("services='data'", "*dbus_activator_services: a list is wanted, not 'data'*"),
-        ("environ=['A=1']", "*dbus_activator_environ: a dictionary is wanted, not*"),
-        ("stop_timeout='5'", "*dbus_activator_stop_timeout: '5' is no number of seconds*"),
+        ("services='data'", "*dbus_activator_services: expected a list, not 'data'*"),
+        ("environ=['A=1']", "*dbus_activator_environ: expected a dictionary, not*"),
+        ("stop_timeout='5'", "*dbus_activator_stop_timeout: '5' is not a number of seconds*"),
     ],
 )
 def test_settings_of_the_wrong_kind(project: pytest.Pytester, marker: str, message: str) -> None:

@@ -114,7 +114,7 @@ def test_a_factory_refuses_what_is_no_setting() -> None:
 
     with pytest.raises(pytest.UsageError, match="has no setting 'motor'; there are activation_"):
         bus_fixture(motor="x")
-    with pytest.raises(pytest.UsageError, match="dbus_activator_engine: 'x' is none of auto"):
+    with pytest.raises(pytest.UsageError, match="dbus_activator_engine: 'x' is not one of auto"):
         bus_fixture(engine="x")
 
 
@@ -238,8 +238,11 @@ def test_every_setting_has_a_line_and_an_option(host: pytest.Pytester, way: str)
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--dbus-activator-engine=x", "*dbus_activator_engine: 'x' is none of auto, dbus-broker*"),
-        ("--dbus-activator-leaks=x", "*dbus_activator_leaks: 'x' is none of fail, warn, kill*"),
+        (
+            "--dbus-activator-engine=x",
+            "*dbus_activator_engine: 'x' is not one of auto, dbus-broker*",
+        ),
+        ("--dbus-activator-leaks=x", "*dbus_activator_leaks: 'x' is not one of fail, warn, kill*"),
         ("--dbus-activator-environ=x", "*dbus_activator_environ: 'x' is not NAME=value*"),
         ("--dbus-activator-stop-timeout=x", "*dbus_activator_stop_timeout: could not convert*"),
     ],

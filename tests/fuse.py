@@ -78,7 +78,7 @@ class Fuse:
     def mount_command(self, directory: Path) -> str:
         """For a shell in the namespace that is to have it.
 
-        Who hangs there, and should not, goes on after ``PATIENCE``, so that its test fails.
+        A process that hangs by mistake goes on after ``PATIENCE``, so that its test fails.
         """
         if self._thread.ident is None:
             self._thread.start()

@@ -1,4 +1,4 @@
-"""How fast all that a command has left behind is ended: by the broker, and by a killer in C.
+"""How fast the leftover processes of a command are ended: by the broker, and by a killer in C.
 
 The broker is measured twice: when the command ends, and its guardian when the broker
 itself gets SIGKILL. A round is one of each, in random order, on trees that are alike.
@@ -79,7 +79,7 @@ def _measure(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _end(command: list[str], fifo: Path, *, killed: bool) -> int:
-    """Nanoseconds from the order to end until the last process of a tree has gone."""
+    """Nanoseconds from the order to end until the last process of a tree has ended."""
     held = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     os.set_blocking(held, True)
     try:

@@ -109,7 +109,7 @@ class Log(list[Any]):
         self._changed = asyncio.Event()
 
     def append(self, item: Any) -> None:
-        """Add an entry and wake who waits."""
+        """Add an entry and wake the waiters."""
         super().append(item)
         self._changed.set()
 
@@ -121,5 +121,5 @@ class Log(list[Any]):
                 await self._changed.wait()
 
     async def until_length(self, length: int) -> None:
-        """Return when there are so many."""
+        """Return when there is this number of entries."""
         await self.until(lambda log: len(log) >= length)

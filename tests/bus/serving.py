@@ -68,7 +68,7 @@ MORE_XML = f"""\
 
 
 class Test(Interface):
-    """Fails in every way, and says who calls."""
+    """Fails in every way, and names its caller."""
 
     __test__ = False
     spec: ClassVar[InterfaceSpec]

@@ -222,7 +222,7 @@ def test_nobody_listening_is_told_with_the_entry(
 
 
 def test_a_path_with_a_nul_is_not_cut_there(listening: Path) -> None:
-    """The kernel reads up to the NUL, and would lead to somebody else's socket."""
+    """The kernel reads up to the NUL, and would connect to another socket."""
     good = f"unix:path={address.escape(str(listening))}"
     with pytest.raises(InvalidArgs, match="%00"):
         address.connect(good + "%00x")

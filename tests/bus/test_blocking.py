@@ -131,7 +131,9 @@ def test_nobody_listens(tmp_path: Path) -> None:
     ],
     ids=["rejected", "http", "closed", "endless", "escape"],
 )
-def test_what_is_no_bus_is_said_so(short_directory: Path, answer: bytes, why: str) -> None:
+def test_a_server_that_is_not_a_bus_is_named(
+    short_directory: Path, answer: bytes, why: str
+) -> None:
     def serve(client: socket.socket) -> None:
         until(client, b"DATA\r\n")
         client.sendall(answer)

@@ -119,7 +119,7 @@ async def test_a_burst_goes_through_a_bus_in_order(
 # -- back pressure -------------------------------------------------------------
 
 
-async def test_who_floods_us_with_calls_and_reads_nothing_is_not_read_either(
+async def test_a_peer_that_floods_us_with_calls_and_reads_no_answers_is_not_read(
     link: tuple[Connection, Peer],
 ) -> None:
     connection, peer = link

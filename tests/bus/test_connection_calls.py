@@ -1,4 +1,4 @@
-"""Calls, ours and to us; dbus-next keeps a handler for each of ours that was given up."""
+"""Calls by us and to us; dbus-next keeps a handler for each of ours that was given up."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ async def test_calls_that_nobody_serves_are_refused_but_not_those_that_want_no_a
     assert not connection.closed
 
 
-async def test_no_reply_is_sent_to_who_expects_none(link: tuple[Connection, Peer]) -> None:
+async def test_no_reply_is_sent_to_a_call_that_expects_none(link: tuple[Connection, Peer]) -> None:
     connection, peer = link
 
     def serve(message: Message) -> None:
@@ -180,7 +180,7 @@ async def test_an_answer_goes_to_the_sender(link: tuple[Connection, Peer]) -> No
         ("org.example.Test", ":1.66", True),
     ],
 )
-async def test_only_whom_we_asked_and_the_bus_answer(
+async def test_only_the_callee_and_the_bus_can_answer(
     link: tuple[Connection, Peer], asked: str, sender: str, taken: bool
 ) -> None:
     """dbus-daemon lets an answer through that nobody has asked for."""

@@ -43,7 +43,7 @@ async def test_all_calls_under_way_are_answered_when_the_peer_closes(
     assert log == ["closed"]
 
 
-async def test_a_call_to_a_peer_that_has_gone_unnoticed_is_answered(
+async def test_a_call_to_a_peer_that_closed_unnoticed_is_answered(
     link: tuple[Connection, Peer],
 ) -> None:
     connection, peer = link
@@ -121,7 +121,7 @@ async def test_nothing_is_handled_after_closing(link: tuple[Connection, Peer]) -
 
 
 async def test_what_a_peer_said_before_it_closed_is_handled(link: tuple[Connection, Peer]) -> None:
-    """Also when answering the first of it is what shows that it has gone."""
+    """Also if our answer to the first message is what fails."""
     connection, peer = link
     log = Log()
 
@@ -141,7 +141,7 @@ async def test_what_a_peer_said_before_it_closed_is_handled(link: tuple[Connecti
 
 
 async def test_a_bus_that_ends_the_connection_is_noticed(bus: str) -> None:
-    """It does that to whoever breaks its rules."""
+    """It does that to a client that breaks its rules."""
     connection = await Connection.to_bus(address.connect(bus))
     log = Log()
     connection.on_closed = lambda: log.append("closed")
@@ -261,7 +261,7 @@ async def test_a_descriptor_that_is_sent_can_be_used(
     assert isinstance(await answer, Message)
 
 
-async def test_descriptors_for_a_peer_that_has_gone_are_refused(
+async def test_descriptors_for_a_peer_that_closed_are_refused(
     link: tuple[Connection, Peer],
 ) -> None:
     connection, peer = link

@@ -1,4 +1,4 @@
-"""A connection that is made anew, on a server that refuses, changes and comes back."""
+"""A connection that reconnects, to a server that refuses, changes and comes back."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Taken:
         self.lost += 1
 
 
-async def test_it_is_made_anew_each_time(bus: str) -> None:
+async def test_it_reconnects_each_time(bus: str) -> None:
     taken = Taken()
     await taken.lasting.open(bus)
     names = set()
@@ -107,7 +107,7 @@ async def test_a_call_is_repeated_on_the_next_connection(bus: str) -> None:
 async def test_another_bus_in_its_place_is_none_of_ours(
     bus: str, dbus_daemon: str, dbus_broker: str, tmp_path: Path
 ) -> None:
-    """Whoever has taken its address can be nobody's news of names."""
+    """Another bus at the same address knows nothing of our names."""
     other = ({dbus_daemon, dbus_broker} - {bus}).pop()
     link = tmp_path / "bus"
     link.symlink_to(path(bus))

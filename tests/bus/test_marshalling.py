@@ -45,7 +45,7 @@ def test_an_array_that_the_protocol_does_not_allow_is_refused() -> None:
 
 
 @pytest.mark.parametrize("signature", ["(", "a", "z", "(s", "a{s", "ss)", "a{", "()", "a()"])
-def test_what_is_no_signature_is_refused(signature: str) -> None:
+def test_an_invalid_signature_is_refused(signature: str) -> None:
     with pytest.raises(ValueError, match="not a signature"):
         marshalling.types(signature)
 

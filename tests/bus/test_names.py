@@ -1,4 +1,4 @@
-"""Who owns a name, told in the order in which it happened on a real bus."""
+"""The owners of names, reported in the order of their changes on a real bus."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Watcher:
         self.told.append((name, ""))
 
     async def settle(self) -> None:
-        """Return when all is told that the bus knew of when this was called.
+        """Return when every change is reported that the bus knew of at the call.
 
         Two questions: by the second answer those are answered that the watch
         asked when it saw what came before the first.
@@ -222,7 +222,7 @@ async def test_it_tells_when_the_bus_spoke_of_an_owner_and_not_when_it_had_its_p
     assert before < heard < noted
 
 
-async def test_an_owner_that_has_gone_already_has_no_pid(
+async def test_an_owner_that_has_already_left_has_no_pid(
     watcher: Watcher, owner: Callable[[], Owner]
 ) -> None:
     await watcher.watch.watch([NAME])
@@ -522,7 +522,7 @@ async def test_a_new_connection_may_be_lost_as_well(
 async def test_a_name_that_is_flipped_is_looked_at_once_a_second(
     watcher: Watcher, owner: Callable[[], Owner]
 ) -> None:
-    """The others are told as they change; a question tells of this one, too."""
+    """Other names are reported at each change; a question reports this one, too."""
     await watcher.watch.watch([NAME, OTHER])
     one, other = owner(), owner()
     for _ in range(2000):

@@ -171,7 +171,7 @@ async def test_all_objects_below_the_manager_are_listed_with_their_properties(
 
 
 async def test_objects_that_come_and_go_are_told_from_the_managers_path(served: Served) -> None:
-    """dbus-next tells it from the object's, where nobody listens."""
+    """dbus-next signals from the object's path, which no client watches."""
     path = f"{ROOT}/way/one"
     served.server.emit_added(path)
     served.server.emit_removed(path, [TEST, MORE])

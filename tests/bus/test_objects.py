@@ -133,7 +133,7 @@ async def test_a_call_without_an_interface_finds_the_method(served: Served) -> N
     assert await served.call(ROOT, None, "Get", "ss", TEST, "Name") == [Variant("s", "one")]
 
 
-async def test_who_expects_no_reply_gets_none(served: Served) -> None:
+async def test_a_call_that_expects_no_reply_gets_none(served: Served) -> None:
     quiet: dict[str, Any] = {"flags": int(MessageFlag.NO_REPLY_EXPECTED)}
     await served.send(ROOT, TEST, "Nothing", **quiet)
     await served.send(ROOT, TEST, "No", **quiet)
@@ -209,7 +209,7 @@ async def _until_behind(connection: Connection) -> None:
 
 
 async def test_callers_take_turns(served: Served) -> None:
-    """Who calls much waits for the others, not they for it."""
+    """A client with many calls waits for the others, not they for it."""
     get = (ROOT, PROPERTIES, "Get", "ss", TEST, "Name")
     greedy = [await served.send(*get, sender=":1.66") for _ in range(200)]
     modest = [await served.send(*get, sender=":1.7") for _ in range(3)]

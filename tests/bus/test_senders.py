@@ -1,4 +1,4 @@
-"""Whose answer and whose signal it is, for both connections and on both buses."""
+"""The senders of answers and signals are checked, in both connections and on both buses."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def owner(bus: str) -> Iterator[Stranger]:
 
 
 @pytest.mark.parametrize("by_name", [True, False], ids=["name", "unique"])
-def test_a_forged_answer_is_nobody_s(
+def test_a_forged_answer_is_ignored(
     bus: str, owner: Stranger, stranger: Stranger, *, by_name: bool
 ) -> None:
     with BlockingConnection.connect(bus) as victim:
@@ -77,7 +77,7 @@ def test_a_forged_answer_is_nobody_s(
 
 
 @pytest.mark.asyncio
-async def test_a_forged_answer_is_nobody_s_in_a_loop_either(
+async def test_a_forged_answer_is_ignored_in_a_loop(
     bus: str, owner: Stranger, stranger: Stranger
 ) -> None:
     victim = await Connection.to_bus(address.connect(bus))

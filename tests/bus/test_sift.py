@@ -1,4 +1,4 @@
-"""What is thrown away before it is decoded, and what is never."""
+"""The messages that are dropped before they are decoded, and those that never are."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _big_endian() -> bytes:
 
 
 def test_what_looks_like_a_field_within_another_is_none() -> None:
-    """The bus alone says who the sender is."""
+    """Only the bus sets the sender."""
     forged = "\x07\x01s\x00\x04\x00\x00\x00:1.1"
     frame = change(NAME, ":1.1", member=forged, sender=":1.66")
     assert peek.field(frame, peek.SENDER) == b":1.66"

@@ -1,4 +1,4 @@
-"""dbus-daemon's configuration files: what is taken, what is refused, and nothing hangs."""
+"""dbus-daemon's configuration files: elements used and refused, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def refusal(directory: Path, text: str | bytes) -> str:
     return str(caught.value).replace(f"{directory}/", "")
 
 
-def test_everything_that_concerns_whoever_starts_the_bus(tmp_path: Path) -> None:
+def test_every_element_for_the_starter_of_the_bus(tmp_path: Path) -> None:
     found = read(
         tmp_path,
         "<type>session</type><listen>unix:tmpdir=/tmp</listen>\n<listen> unix:path=/a </listen>"
@@ -162,7 +162,9 @@ def test_what_is_not_understood_costs_itself(tmp_path: Path, text: str, problem:
         ('<policy user="a"><a><deny own="x"/></a></policy>', "bus.conf:1: <a> in a <policy>"),
     ],
 )
-def test_what_is_no_such_file_is_refused(tmp_path: Path, text: str | bytes, reason: str) -> None:
+def test_a_file_that_is_not_a_busconfig_is_refused(
+    tmp_path: Path, text: str | bytes, reason: str
+) -> None:
     assert refusal(tmp_path, text).startswith(reason)
 
 

@@ -1,4 +1,4 @@
-"""What a descriptor file says, what is said of a broken one, and files that are none."""
+"""The contents of descriptors, the errors of broken ones, and files that are not descriptors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def unreadable(path: Path) -> str:
 
 @contextlib.contextmanager
 def without_privileges() -> Iterator[None]:
-    """Root may read everything: for a moment be somebody else."""
+    """Root may read everything: become another user for a moment."""
     if os.geteuid() != 0:
         yield
         return

@@ -1,4 +1,4 @@
-"""What is a well-known bus name, and what only looks like one."""
+"""Valid well-known bus names, and texts that only look like one."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ ODD: Final = (
 
 
 @pytest.mark.parametrize("text", ODD)
-def test_what_is_no_number(text: str) -> None:
+def test_values_that_are_not_numbers(text: str) -> None:
     assert decimal(text, 2**31 - 1) is None
 
 

@@ -24,7 +24,7 @@ ROWS = [("org.example.Calculator", "4080", "2s ago"), ("org.example.Idle", "-", 
 
 @contextlib.contextmanager
 def terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> Iterator[None]:
-    """Standard output is a terminal of so many columns."""
+    """Standard output is a terminal of this width."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, columns))
     monkeypatch.delenv("COLUMNS", raising=False)

@@ -19,7 +19,7 @@ BARS: Final = {"waiting", "activating", "active", "external", "failed", "process
 
 
 def service(name: str, *activations: list[Any], active: int = 0) -> dict[str, Any]:
-    """One with its activations; or owned by somebody else, since ``active``."""
+    """One with its activations; or owned by another process, since ``active``."""
     return {
         "Name": name,
         "ActiveState": "active" if active else "inactive",
@@ -53,7 +53,7 @@ def process(name: str, pid: int, start: int, **changes: Any) -> dict[str, Any]:
 
 
 def snapshot(count: int) -> Snapshot:
-    """So many services of every kind, with processes, over the last three seconds."""
+    """This number of services of every kind, with processes, over the last three seconds."""
     begin = time.monotonic_ns() // 1000 - 3 * SECOND
     services, processes = [], []
     for number in range(count):
@@ -147,7 +147,7 @@ def test_the_axis_is_at_both_ends() -> None:
 
 
 def test_every_activation_has_its_bars() -> None:
-    """Started three times, of which one failed; then it is somebody else's."""
+    """Started three times, of which one failed; then another process owns it."""
     at = time.monotonic_ns() // 1000 - 3 * SECOND
     known = (
         activation(at, at + 100_000, at + 400_000),

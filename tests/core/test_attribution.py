@@ -39,7 +39,7 @@ def tag_of(activation: int, level: int = 0, outer: int = TOP) -> int:
 
 
 def marks_of(activations: int, level: int = 0, outer: int = TOP) -> Marks:
-    """What a broker knows that has started so many."""
+    """What a broker knows after this number of starts."""
     marks = Marks(STRIDES[level])
     for activation in range(1, activations + 1):
         marks.add(activation, tag=tag_of(activation, level, outer), cgroup=None)
@@ -330,14 +330,14 @@ class Marking(RuleBasedStateMachine):
     @precondition(lambda self: self.known)
     @rule(which=st.integers(0, 5))
     def end(self, which: int) -> None:
-        """The last process of one of them has gone."""
+        """The last process of one of them has ended."""
         activation = list(self.known)[which % len(self.known)]
         del self.known[activation]
         self.marks.forget(activation)
 
     @invariant()
     def each_mark_leads_to_who_has_it(self) -> None:
-        """And to nobody when that is gone, whoever had it before."""
+        """And to no activation when it is over, whatever had the mark before."""
         for activation in range(1, self.newest + 1):
             expected = (activation, Attribution.TAG) if activation in self.known else NOTHING
             assert self.marks.attribute(seen(tag_of(activation))) == expected

@@ -1,4 +1,4 @@
-"""What may stand in the activation environment, and what is not handed down."""
+"""The variables that the activation environment takes, and those that it does not pass on."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_assigned_value_may_be_empty() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "A", "=", "=b", "A\n=b", "A=\0", "\0=b"])
-def test_what_is_no_assignment_is_refused(text: str) -> None:
+def test_a_value_that_is_not_an_assignment_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgs):
         parse_assignment(text)
 

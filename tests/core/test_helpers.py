@@ -1,4 +1,4 @@
-"""Which orphans are helpers, by what they and those that stay hold."""
+"""Which orphans are helpers, by their descriptors and those of the processes that stay."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ORPHAN, MAIN, OTHER = 10, 20, 30
 
 
 @pytest.mark.parametrize("ends", [(READ, WRITE), (WRITE, READ), (OURS, ITS)])
-def test_who_has_the_other_end_alone_is_one(ends: tuple[End, End]) -> None:
+def test_the_only_holder_of_the_other_end_is_a_helper(ends: tuple[End, End]) -> None:
     mine, far = ends
     assert helpers({ORPHAN: {mine}}, {MAIN: {far}}, FAR.get) == {ORPHAN}
     # One that stays may have kept both.
@@ -24,7 +24,7 @@ def test_who_has_the_other_end_alone_is_one(ends: tuple[End, End]) -> None:
 
 
 @pytest.mark.parametrize("ends", [(READ, WRITE), (WRITE, READ), (OURS, ITS)])
-def test_who_has_what_one_that_stays_has_is_none(ends: tuple[End, End]) -> None:
+def test_a_holder_of_the_same_end_as_one_that_stays_is_no_helper(ends: tuple[End, End]) -> None:
     mine, far = ends
     assert helpers({ORPHAN: {mine}}, {MAIN: {mine}}, FAR.get) == set()
     assert helpers({ORPHAN: {mine}}, {MAIN: {far}, OTHER: {mine}}, FAR.get) == set()

@@ -58,7 +58,7 @@ def test_no_character_is_cut(char: str, shift: int) -> None:
     assert "".join(text(line).removesuffix(MARK) for line in fed(output)) == output.decode()
 
 
-def test_what_is_no_text_is_cut_all_the_same() -> None:
+def test_bytes_that_are_not_text_are_cut_too() -> None:
     """Bytes that continue a character which has never begun."""
     found = fed(b"\x80" * (3 * LONGEST))
     assert b"".join(line.removesuffix(MARK.encode()) for line in found) == b"\x80" * 3 * LONGEST

@@ -178,7 +178,7 @@ def test_each_service_has_its_own_16() -> None:
     assert processes.newest(7) is not None
 
 
-def test_oldest_is_who_ended_first_not_who_started_first() -> None:
+def test_the_oldest_record_is_of_the_first_end_not_the_first_start() -> None:
     processes = Processes()
     add(processes, 7)
     for pid in range(100, 116):

@@ -1,4 +1,4 @@
-"""Which reasons a service's own last words belong to."""
+"""The errors that a service's last line is appended to."""
 
 from __future__ import annotations
 

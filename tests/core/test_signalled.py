@@ -31,7 +31,7 @@ def test_the_command_has_had_what_the_terminal_sends_to_its_group() -> None:
     assert not arrival(signal.SIGHUP, leading=True).had
 
 
-def test_what_somebody_sends_has_reached_us_alone() -> None:
+def test_a_signal_of_another_process_has_reached_us_alone() -> None:
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1):
         assert not arrival(number, by_kernel=False).had
 

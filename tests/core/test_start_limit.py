@@ -1,4 +1,4 @@
-"""When the gate is closed: enough failures, all of them within the interval."""
+"""The start limit closes after enough failures, all of them within the interval."""
 
 from __future__ import annotations
 

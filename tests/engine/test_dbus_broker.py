@@ -1,4 +1,4 @@
-"""What is sent to dbus-broker, whose end one wrong message would be."""
+"""The messages to dbus-broker, which one wrong message would end."""
 
 from __future__ import annotations
 

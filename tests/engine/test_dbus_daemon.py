@@ -1,4 +1,4 @@
-"""What is sent to dbus-daemon: an error name that is not valid would abort it."""
+"""The messages to dbus-daemon, which an invalid error name would abort."""
 
 from __future__ import annotations
 
@@ -62,9 +62,7 @@ async def test_its_limits_are_integers_that_it_takes(place: Path, seconds: float
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("lost", ["everything", "services", "a service", "configuration"])
-async def test_whoever_cleans_up_its_directory_costs_the_reload_alone(
-    place: Path, lost: str
-) -> None:
+async def test_a_removed_directory_costs_only_the_reload(place: Path, lost: str) -> None:
     async with running("dbus-daemon", place, ["org.x.One"]) as (engine, events, client):
         directory = directory_of(place)
         if lost == "configuration":

@@ -1,4 +1,4 @@
-"""Where a bus may listen."""
+"""The addresses that a bus may listen on."""
 
 from __future__ import annotations
 

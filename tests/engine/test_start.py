@@ -1,4 +1,4 @@
-"""Programs that are called like an engine, and are none, or do not come up."""
+"""Programs with the name of an engine that are not one, or do not start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VERSION = 'case "$*" in *--version*) echo dbus-broker 33; echo D-Bus Message Bus
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who hangs is given up soon."""
+    """A program that hangs is given up soon."""
     for module in (base, dbus_broker, dbus_daemon):
         monkeypatch.setattr(module, "START_TIMEOUT", 0.3)
 

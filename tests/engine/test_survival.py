@@ -204,7 +204,7 @@ async def test_a_flood_of_reloads_is_answered_to_the_last(engine: str, place: Pa
 
 
 async def test_nobody_but_the_engine_asks_for_activations(engine: str, place: Path) -> None:
-    """Whoever sends the engine's own messages to its controller is not taken for it."""
+    """A client that sends the engine's own messages to its controller is not taken for it."""
     async with running(engine, place, [NAME]) as (_, events, client):
         owner = {"dbus-broker": None, "dbus-daemon": "org.freedesktop.systemd1"}[engine]
         targets = [owner, *(f":1.{number}" for number in range(4))]

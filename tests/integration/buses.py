@@ -374,7 +374,7 @@ def standing_still(pid: int) -> Iterator[None]:
 
 
 async def open_fifo(path: Path, mode: str) -> IO[Any]:
-    """Open a FIFO, which takes until somebody else opens its other end.
+    """Open a FIFO, which waits until its other end is opened.
 
     Should the test end before, the thread that waits is let go: the end of the loop
     would wait for it.
@@ -387,7 +387,7 @@ async def open_fifo(path: Path, mode: str) -> IO[Any]:
 
 
 def is_readable(fd: int, timeout: float) -> bool:
-    """Whether there is something to read, or an end, within so many seconds."""
+    """Whether there is data, or the end of file, within this number of seconds."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(timeout * 1000))

@@ -112,7 +112,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=USERS)
 def user(request: pytest.FixtureRequest) -> Installation:
-    """Whoever runs the tests, and an ordinary user beside root."""
+    """The user of the tests, and an ordinary user beside root."""
     name = "ordinary" if request.param == "nobody" else "installation"
     found: Installation = request.getfixturevalue(name)
     return found

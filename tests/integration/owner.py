@@ -1,4 +1,4 @@
-"""Somebody who owns the broker's name on a bus of others, and answers as told."""
+"""A client that owns the broker's name on a bus of others, and answers as it was set to."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Owner:
         self._connection.emit(interface, member, signature, body, path)
 
     def until_asked(self, *members: str) -> None:
-        """Wait until so many calls have come, of these members in any order."""
+        """Wait until this number of calls has come, of these members in any order."""
         left = list(members)
         while left:
             member = self.asked.get(timeout=20)

@@ -90,7 +90,7 @@ class Standin:
 
 @contextlib.contextmanager
 def bus(place: Place, link: Path, *options: str, **changes: str) -> Iterator[Standin]:
-    """Start one with options, and end it as whoever starts one does."""
+    """Start one with options, and end it as its starters do."""
     read, write = os.pipe()
     with os.fdopen(read) as output, tempfile.TemporaryFile() as complaints:
         process = place.user.popen(

@@ -53,7 +53,7 @@ def open_to_all(place: Place) -> None:
 
 @contextlib.contextmanager
 def acting_as(uid: int) -> Iterator[None]:
-    """The kernel notes the effective user of whoever connects."""
+    """The kernel notes the effective user of a connecting process."""
     os.seteuid(uid)
     try:
         yield

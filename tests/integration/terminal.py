@@ -79,7 +79,7 @@ class Terminal:
         self._ours = -1
 
     def wait(self) -> int:
-        """Wait for the program, whoever holds the terminal; returns its exit status."""
+        """Wait for the program, in the foreground or not; returns its exit status."""
         return self._process.wait(PATIENCE)
 
     def type(self, text: str) -> None:

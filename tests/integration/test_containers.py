@@ -38,7 +38,7 @@ def can(*command: str) -> bool:
 
 
 def containers() -> list[str]:
-    """Whom a broker can be the first process as: root can make a container for others."""
+    """The users that a broker can be the first process as: root can make a container for others."""
     if ROOT:
         return ["root", "nobody"]
     return ["self"] if can(*AS_USER) else []

@@ -65,7 +65,7 @@ def test_the_tour_by_whichever_python_runs_it(place: Place, installed: bool) -> 
 
 
 @pytest.mark.parametrize("module", ["click", "dbus_next"])
-def test_a_python_without_what_we_need_is_told_so(tmp_path: Path, module: str) -> None:
+def test_a_python_without_our_dependencies_gets_one_line(tmp_path: Path, module: str) -> None:
     code = f"import runpy, sys; sys.modules[{module!r}] = None; sys.argv[1:] = ['demo']; "
     code += "runpy.run_module('broker', run_name='__main__')"
     command = [sys.executable, "-c", code]

@@ -1,4 +1,4 @@
-"""The engine ends, hangs or is none, at every moment: nothing is left, the reason is said."""
+"""The engine ends, hangs or is missing, at every moment: nothing is left, the reason is named."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ def answer(sock: socket.socket, serial: int) -> Message:
 
 
 @pytest.mark.parametrize("member", ["Environment", "Echo"])
-def test_who_calls_before_we_are_there_is_served(place: Place, member: str) -> None:
+def test_a_call_before_the_broker_is_connected_is_served(place: Place, member: str) -> None:
     place.add(NAME)
     call = Message(
         destination=NAME,
@@ -305,7 +305,7 @@ def test_who_calls_before_we_are_there_is_served(place: Place, member: str) -> N
         assert process.returncode == 0
 
 
-def test_a_name_of_ours_that_somebody_took_before_us_is_named(place: Place) -> None:
+def test_a_name_of_ours_that_another_client_took_first_is_named(place: Place) -> None:
     names = ["org.activation.Broker1"]
     if place.engine == "dbus-daemon":
         names.append("org.freedesktop.systemd1")

@@ -1,4 +1,4 @@
-"""How a process ended is told exactly, for every status and every signal."""
+"""The end of a process is reported exactly, for every status and every signal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fault of the broker costs what it happened in; only what all stands on ends the session."""
+"""A fault of the broker costs the call it is in; only one in an essential part ends the session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every verb where somebody else owns the broker's name, or nobody answers at all."""
+"""Every verb where another client owns the broker's name, or none answers."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ async def test_forged_signals_are_nobodys(place: Place) -> None:
 
 
 async def test_those_that_follow_survive_a_cut_connection_of_the_broker(place: Place) -> None:
-    """It is made anew; the service ends while there is none."""
+    """It reconnects; the service ends while there is no connection."""
     script = place.write("one", f"#!/bin/sh\necho hello\nexec {place.service} {NAME}\n")
     place.add(NAME, str(script))
     async with place.serve("--output=capture") as bus:

@@ -203,7 +203,7 @@ async def test_a_lost_guardian_is_told_of_and_replaced(place: Place) -> None:
 
 
 async def test_what_a_killed_broker_leaves_is_ended_gently_and_the_bus_last(place: Place) -> None:
-    """SIGTERM to all, ``ulimit`` or not; who wants to end well has time for it, and the bus."""
+    """SIGTERM to all, ``ulimit`` or not: all have time for a clean end, while the bus lives."""
     ending = (
         f"trap '{GET_ID} && echo ended well >{place.path}/ended.$$; exit' TERM; "
         "sleep 1000 & echo ready >&9; wait"

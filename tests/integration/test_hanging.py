@@ -1,4 +1,4 @@
-"""Disks that do not answer: what is on them costs its own activation, and nothing else."""
+"""Disks that do not answer: a program on one costs its own activation, and nothing else."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def hung_for_good() -> Iterator[Fuse]:
 
 
 async def starting(bus: Bus, name: str) -> asyncio.Task[Any]:
-    """Somebody who waits for a service, of which there is a process already."""
+    """A client that waits for a service, which has a process already."""
     call = asyncio.create_task(bus.client.call("StartService", "s", name))
     await bus.state(name, "start")
     return call

@@ -79,7 +79,7 @@ class Greedy:
         self._changed.set()
 
     async def answered(self, count: int) -> None:
-        """Return when so many answers have come."""
+        """Return when this number of answers has come."""
         async with asyncio.timeout(PATIENCE):
             while len(self.answers) < count:
                 self._changed.clear()
@@ -110,7 +110,7 @@ def reads(bus: Bus) -> int:
 
 
 async def others_are_served(bus: Bus) -> None:
-    """Somebody else's activation, and reading of a property."""
+    """Another client's activation, and its read of a property."""
     async with await Client.connect(bus.address) as other:
         body = await other.bus.call(
             GOOD,

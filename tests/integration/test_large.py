@@ -1,4 +1,4 @@
-"""What is large outside: it is cut where it comes in, and no message is too large for the bus."""
+"""Large input is cut where it comes in, and no message is too large for the bus."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ SMALL_BUS: Final = """\
 
 @pytest.mark.parametrize("engine", ["dbus-daemon"], indirect=True)
 async def test_what_the_bus_does_not_take_is_not_sent(place: Place) -> None:
-    """dbus-daemon hangs up on who sends more than it is configured for."""
+    """dbus-daemon hangs up on a client that sends more than its limit."""
     place.write("bus.conf", SMALL_BUS.format(limit=8192))
     async with place.serve(f"--config-file={place.path}/bus.conf") as bus:
         # In an array each word takes 8 bytes.

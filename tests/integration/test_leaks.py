@@ -158,7 +158,7 @@ def test_a_bus_of_the_commands_own_is_no_leak(place: Place, link: Path) -> None:
 
 
 @ONE_USER
-def test_what_is_to_be_ignored_is_no_leak(place: Place) -> None:
+def test_an_ignored_program_is_no_leak(place: Place) -> None:
     script = "setsid sleep 1000 & exit 0"
     # It is a shell until it has executed setsid, and that until it has executed sleep.
     grace = "--leak-grace=20"

@@ -51,7 +51,7 @@ async def follow(bus: Bus, *options: str) -> AsyncIterator[subprocess.Popen[str]
 
 
 async def lines(process: subprocess.Popen[str], count: int) -> list[str]:
-    """So many lines of a follower, when they have come."""
+    """This number of lines of a follower, when they have come."""
     assert process.stdout is not None
     return [(await asyncio.to_thread(process.stdout.readline)).rstrip("\n") for _ in range(count)]
 

@@ -116,7 +116,7 @@ async def test_as_often_as_it_happens(place: Place) -> None:
         assert await bus.get(ONE, "NActivations", "NFailures") == (5, 0)
 
 
-async def test_our_name_is_ours_again_when_somebody_has_taken_it(place: Place) -> None:
+async def test_we_own_our_name_again_after_another_client_took_it(place: Place) -> None:
     place.add(ONE)
     async with place.serve() as bus:
         await bus.echo(ONE)

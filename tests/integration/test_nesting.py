@@ -136,7 +136,7 @@ async def enter(outer: Level, place: Place, stack: contextlib.AsyncExitStack) ->
 
 
 async def line(fifo: os.PathLike[str]) -> str:
-    """What somebody writes to a FIFO."""
+    """The data that is written to a FIFO."""
     # Not blocking: whoever is to write may never come.
     fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     readable = asyncio.Event()

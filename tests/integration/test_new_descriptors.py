@@ -1,4 +1,4 @@
-"""Descriptors that come, change and go while the bus runs: seen untold, and at once when told."""
+"""Descriptors that appear, change and go while the bus runs: noticed, and at once on reload."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is heard on different ways may be heard in any order.
+"""Events that come on different channels may come in any order.
 
 The engine asks for services on one connection and tells of names on another, and
 the kernel tells of ends on a third way.
@@ -47,7 +47,7 @@ def of_driver(member: str, signature: str = "", *body: object) -> Message:
 
 
 def listener(bus: Bus) -> socket.socket:
-    """A client that never reads: the system holds what it is told."""
+    """A client that never reads: the kernel buffers its messages."""
     sock = address.connect(bus.address)
     calls = [of_driver("Hello"), of_driver("AddMatch", "s", RULE)]
     for serial, each in enumerate(calls, 1):

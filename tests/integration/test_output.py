@@ -1,4 +1,4 @@
-"""``--output=capture``: what services write is kept, told with failures, and costs nothing else."""
+"""``--output=capture``: output is kept, reported with failures, and harms nothing else."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def memory(bus: Bus) -> int:
 
 
 async def release(fifo: Path) -> None:
-    """Let go of whoever reads a FIFO."""
+    """Release the reader of a FIFO."""
     (await open_fifo(fifo, "wb")).close()
 
 
@@ -319,7 +319,7 @@ class Follower:
             self._changed.set()
 
     async def follow(self, count: int) -> None:
-        """Read until there are so many lines."""
+        """Read until there is this number of lines."""
         while True:
             self._changed.clear()
             after = len(self.lines)

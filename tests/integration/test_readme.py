@@ -83,7 +83,7 @@ class Newcomer:
 
 @pytest.fixture
 def newcomer(ordinary: Installation, user: Installation) -> Iterator[Newcomer]:
-    """Whoever runs the tests, and an ordinary user."""
+    """The user of the tests, and an ordinary user."""
     directory = buses.short_directory(user)
     venv = directory / "venv"
     shutil.copytree(ordinary.command.parent.parent, venv, symlinks=True)

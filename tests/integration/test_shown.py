@@ -1,4 +1,4 @@
-"""What is shown of processes and owners: whose they are, since when, and by what they came."""
+"""What is shown of processes and owners: their service, their start and their origin."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_no_orphan_seems_older_than_its_service(place: Place) -> None:
 
 
 @pytest.mark.parametrize("user", ["self"], indirect=True)
-async def test_the_owner_is_named_whoever_started_it(place: Place) -> None:
+async def test_the_owner_is_named_however_it_was_started(place: Place) -> None:
     """Ourselves, who are not the broker's; then a process of the service; then one of another."""
     for name in (NAME, OTHER):
         place.add(name)

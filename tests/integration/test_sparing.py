@@ -1,4 +1,4 @@
-"""What serves somebody by another name outlives the activation that has failed."""
+"""A process that serves clients by another name outlives the activation that has failed."""
 
 from __future__ import annotations
 

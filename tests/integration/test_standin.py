@@ -212,7 +212,7 @@ def test_the_printed_pid_is_the_one_to_end(place: Place, link: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["dbus-broker"], indirect=True)
 def test_the_pid_file_of_a_bus_that_was_killed_is_taken_over(place: Place, link: Path) -> None:
-    """Also where its PID is by now that of the one who waits for us, as after a restart."""
+    """Also where its PID now belongs to our waiting starter, as after a restart."""
     path = place.path / "p"
     file = config(place, f"<listen>unix:dir=/tmp</listen><pidfile>{path}</pidfile>")
     with bus(place, link, f"--config-file={file}") as found:

@@ -71,7 +71,7 @@ async def test_what_changes_how_services_are_started_clears_it(place: Place) -> 
 
 
 @pytest.mark.asyncio
-async def test_it_counts_neither_who_has_served_nor_signals_by_us(place: Place) -> None:
+async def test_neither_served_activations_nor_our_signals_count(place: Place) -> None:
     place.add(NAME)
     async with place.serve("--start-limit=2/1000") as bus:
         for count in range(1, 4):
@@ -102,7 +102,7 @@ async def test_there_may_be_none(place: Place) -> None:
 
 @pytest.mark.parametrize("engine", ["dbus-broker"], indirect=True)
 @pytest.mark.parametrize("text", ["5", "5/", "/10", "-1/10", "5/0", "5/nan", "x", "²/1"])
-def test_what_is_no_start_limit_is_refused(place: Place, text: str) -> None:
+def test_an_invalid_start_limit_is_refused(place: Place, text: str) -> None:
     done = place.run("true", options=[f"--start-limit={text}"])
     assert done.returncode == 2
     assert f"'--start-limit': '{text}' is not BURST/SECONDS" in done.stderr

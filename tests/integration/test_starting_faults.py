@@ -1,4 +1,4 @@
-"""How the broker was started: its signals, its streams, its supervisor, and who is in its place."""
+"""How the broker was started: its signals, streams and supervisor, and rivals for its place."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIMITS = "org.freedesktop.DBus.Error.LimitsExceeded"
 
 
 @pytest.mark.asyncio
-async def test_signals_that_were_ignored_or_blocked_by_whoever_started_us(place: Place) -> None:
+async def test_signals_that_our_starter_ignored_or_blocked(place: Place) -> None:
     place.add(NAME)
     place.add(OTHER, f"{place.service} -x 7 {OTHER}")
     wrap(place, before="env --ignore-signal=CHLD --ignore-signal=PIPE --block-signal")

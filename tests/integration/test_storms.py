@@ -1,4 +1,4 @@
-"""Tens of thousands of orphans: each is told once, nothing of it stays, others are served.
+"""Tens of thousands of orphans: each is reported once, then forgotten; others are served.
 
 All of them come from one service, which lives on. PIDs are shared with whatever
 else runs on the machine, so no more than ``ALIVE`` are there at a time, alive or

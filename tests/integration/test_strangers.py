@@ -218,7 +218,7 @@ async def test_verbs_say_what_is_withheld(place: Place, ordinary: Installation) 
 
 @pytest.mark.parametrize(("user", "engine"), [("self", "dbus-daemon")], indirect=True)
 async def test_a_configuration_that_lets_others_in_tells_everybody_less(place: Place) -> None:
-    """Nobody has to be seen: whom a rule lets in may only listen."""
+    """No stranger needs to connect first: a user that a rule lets in may only listen."""
     keep_secrets(place)
     wrap(place, "ulimit -s 1024")
     for rules, secret in (("", True), ('<allow user="root"/>', True), ('<allow user="*"/>', False)):

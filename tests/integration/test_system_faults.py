@@ -303,7 +303,7 @@ def test_a_bus_has_a_machine_id_where_the_host_has_none(place: Place) -> None:
 
 @pytest.mark.asyncio
 async def test_a_full_disk_costs_the_reload_alone(place: Place) -> None:
-    """dbus-daemon wants a file for each name; dbus-broker is told them."""
+    """dbus-daemon needs a file for each name; dbus-broker gets the names by calls."""
     place.add(NAME)
     disk = place.path / "disk"
     disk.mkdir()

@@ -73,7 +73,7 @@ def has_signal(pid: int, mask: str, number: int) -> bool:
 
 
 def field(pid: int, name: str) -> str:
-    """A field of /proc/PID/status; empty if the process has gone."""
+    """A field of /proc/PID/status; empty if the process has ended."""
     for line in (procfs.read(f"/proc/{pid}/status") or b"").decode().splitlines():
         if line.startswith(f"{name}:"):
             return line.partition(":")[2].strip()

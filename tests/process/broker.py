@@ -92,7 +92,7 @@ class Broker:
             raise AssertionError(f"it never came, after {last}, {self.faults}") from None
 
     async def all_emptied(self, count: int) -> None:
-        """Until the last process of so many activations is gone."""
+        """Until the last process of this number of activations has ended."""
         await self.wait(lambda: len(self.of_kind("emptied")) >= count)
 
     async def receive(self, fd: int, enough: Callable[[bytes], bool]) -> bytes:
@@ -111,7 +111,7 @@ class Broker:
         return data
 
     async def at_end(self, fd: int) -> None:
-        """Until nobody is left who could write to a pipe."""
+        """Until no process is left that could write to a pipe."""
         ended = asyncio.Event()
         self.loop.add_reader(fd, ended.set)
         async with asyncio.timeout(WAIT):

@@ -49,7 +49,7 @@ def _setting(user: int | None, marks: str) -> Setting:
 
 @pytest.fixture(scope="session", params=USERS, ids=lambda user: str(user or "self"))
 def user(request: pytest.FixtureRequest) -> int | None:
-    """Whoever runs the tests, and an ordinary user beside root."""
+    """The user of the tests, and an ordinary user beside root."""
     found: int | None = request.param
     return found
 
@@ -62,17 +62,17 @@ def setting(request: pytest.FixtureRequest, user: int | None) -> Setting:
 
 @pytest.fixture(scope="session", params=MARKS)
 def own_setting(request: pytest.FixtureRequest) -> Setting:
-    """Whoever runs the tests with every set of marks."""
+    """The user of the tests with every set of marks."""
     return _setting(None, request.param)
 
 
 @pytest.fixture(scope="session", params=["cgroup", "tag"])
 def marked(request: pytest.FixtureRequest) -> Setting:
-    """Whoever runs the tests, with either mark to go by."""
+    """The user of the tests, with either mark to go by."""
     return _setting(None, request.param)
 
 
 @pytest.fixture(scope="session")
 def in_cgroups() -> Setting:
-    """Whoever runs the tests, where cgroups can be made."""
+    """The user of the tests, where cgroups can be made."""
     return _setting(None, "cgroup")

@@ -59,7 +59,7 @@ class Setting:
     """Who the broker is, and which marks it can make.
 
     Attributes:
-        user: None is whoever runs the tests.
+        user: None is the user of the tests.
         cgroup: with a cgroup of the scenario's own, given to the user.
     """
 
@@ -262,7 +262,7 @@ def _await_answer(pid: int, reader: int, lifeline: int) -> tuple[bytes, bool]:
 
 
 def _sweep() -> list[str]:
-    """Kill all that is below us; what there was."""
+    """Kill all processes below us; returns them."""
     found = [_describe(pid) for pid in _descendants()]
     while True:
         # Only our own children, whose PIDs cannot be anybody else's: what is

@@ -1,4 +1,4 @@
-"""Every process becomes the broker's child, and is told to come from its own service."""
+"""Every process becomes the broker's child, and is reported with its own service."""
 
 from __future__ import annotations
 

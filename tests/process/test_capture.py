@@ -46,5 +46,5 @@ def test_no_descriptor_is_lost_nor_left() -> None:
     assert all(text.endswith(": Too many open files") for text in texts)
 
 
-def test_who_outlives_a_killed_broker_can_go_on_writing() -> None:
+def test_a_survivor_of_a_killed_broker_can_go_on_writing() -> None:
     assert run(capturing.killed_broker) == ["ready\nalive\n", 0]

@@ -49,7 +49,7 @@ def test_a_chase_passes_by_what_bears_another_brokers_tag(child: str, guarded: b
     assert (value["found"], value["alive"]) == (False, True)
 
 
-def test_what_is_not_ours_any_more_when_it_is_to_be_killed_lives(child: str) -> None:
+def test_a_process_that_is_no_longer_ours_is_not_killed(child: str) -> None:
     value = run(guarding.left_between, child)
     assert (value["before"], value["after"]) == (True, False)
     assert (value["killed"], value["code"]) == (False, 5)

@@ -1,4 +1,4 @@
-"""What may hang is known before it is touched, and a child that hangs is like any other."""
+"""Files that may hang are known before they are touched; a child that hangs is like any other."""
 
 from __future__ import annotations
 

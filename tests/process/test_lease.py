@@ -1,4 +1,4 @@
-"""The lease that holds up who reads a file until its neighbours are up to date."""
+"""The lease that makes the reader of a file wait until its neighbours are up to date."""
 
 from __future__ import annotations
 

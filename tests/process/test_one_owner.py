@@ -1,4 +1,4 @@
-"""Nobody in the broker starts or waits for a process but those whose business it is.
+"""Only the modules that own processes start them or wait for them.
 
 A second waiter beside ``waitid(P_ALL)`` is told lies: ``Popen.wait`` returns 0 and
 asyncio's watchers 255 for a child that has been reaped. So there are none.
@@ -76,7 +76,7 @@ def test_the_linter_refuses_a_second_owner_of_children(source: str) -> None:
     assert complaints("tests/process/harness.py", source) == []
 
 
-def test_the_owners_are_those_who_would_be_complained_of() -> None:
+def test_the_exceptions_are_those_that_the_linter_would_report() -> None:
     found = {
         str(path.relative_to(ROOT))
         for path in ROOT.glob("broker/**/*.py")

@@ -1,4 +1,4 @@
-"""The PID file of a bus: whose it is decides, and what it holds that is no PID."""
+"""The PID file of a bus: its owner decides, and contents that are not a PID."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def take(path: Path, *own: int) -> None:
-    """Take the file and let go of it."""
+    """Take the file and release it."""
     with pidfile.held(str(path), own):
         assert path.read_text() == f"{os.getpid()}\n"
     assert not path.exists()
@@ -112,13 +112,13 @@ def test_what_another_broker_holds_is_refused_whatever_is_in_it(path: Path) -> N
         (b"1" * 10_000_000, f"'{'1' * 33}'"),
     ],
 )
-def test_what_holds_no_pid_is_somebody_elses(path: Path, data: bytes, shown: str) -> None:
+def test_a_file_without_a_pid_is_refused(path: Path, data: bytes, shown: str) -> None:
     path.write_bytes(data)
     assert refused(path) == f"the PID file {path} holds no PID, but {shown}"
 
 
 @pytest.mark.timeout(10)
-def test_what_is_no_file_is_refused_at_once(path: Path, tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_refused_at_once(path: Path, tmp_path: Path) -> None:
     os.mkfifo(path)
     assert refused(path) == f"the PID file {path} is not a regular file"
     link = tmp_path / "link"
@@ -131,7 +131,7 @@ def test_what_is_no_file_is_refused_at_once(path: Path, tmp_path: Path) -> None:
 
 
 def test_the_file_of_another_bus_stays(path: Path) -> None:
-    """Somebody removed ours, and another bus wrote its own."""
+    """Our file was removed, and another bus wrote its own."""
     with pidfile.held(str(path), ()):
         path.unlink()
         path.write_text("1\n")

@@ -93,7 +93,7 @@ def test_a_zombie_still_says_whose_it_was(child: str) -> None:
         assert procfs.peak_memory(pid) == 0
 
 
-def test_a_process_that_has_gone_is_nothing(child: str) -> None:
+def test_an_ended_process_has_no_record(child: str) -> None:
     with started(child, "plain") as process:
         pid = process.pid
     assert procfs.stat(pid) is None

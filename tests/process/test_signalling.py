@@ -152,7 +152,7 @@ def test_processes_that_fork_and_go_are_caught(
     _check_hoppers(run(signalling.hoppers, child, HOPS, by_service, setting=marked))
 
 
-def test_processes_of_whom_nothing_is_known_are_caught(child: str, user: int | None) -> None:
+def test_unknown_processes_are_caught(child: str, user: int | None) -> None:
     _check_hoppers(run(signalling.hoppers, child, HOPS, False, setting=Setting(user, tag=False)))
 
 

@@ -1,4 +1,4 @@
-"""What a service is born with, and what is said of a program that cannot be started."""
+"""What a service inherits, and the error of a program that cannot be started."""
 
 from __future__ import annotations
 
@@ -163,14 +163,14 @@ def test_a_refused_program_leaves_a_reason_and_no_process(tmp_path: Path, way: s
     }
 
 
-def test_a_user_without_processes_left_is_told_so() -> None:
+def test_the_error_of_a_user_without_processes_left() -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can be a user that has no process yet")
     reason = "Failed to fork a new process org.test.Many: Resource temporarily unavailable"
     assert run(spawning.no_processes_left, setting=Setting(NOBODY)) == [*LIMITS, reason]
 
 
-def test_a_full_table_of_descriptors_is_told() -> None:
+def test_the_error_of_a_full_table_of_descriptors() -> None:
     reason = "Failed to fork a new process org.test.Many: Too many open files"
     assert run(spawning.no_descriptors_left) == [[*LIMITS, reason], 0]
 

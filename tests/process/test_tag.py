@@ -173,7 +173,7 @@ def test_an_administrators_limit_is_left_alone(hard: int) -> None:
     assert run(tagging.drawn_under, hard, hard, False) == {"range": None, "limits": [hard, hard]}
 
 
-def test_a_soft_limit_that_somebody_set_stays() -> None:
+def test_a_soft_limit_that_was_set_before_stays() -> None:
     found = run(tagging.drawn_under, 4096, INFINITY, False)
     assert found["limits"] == [4096, found["range"][1]]
 

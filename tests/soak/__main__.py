@@ -1,4 +1,4 @@
-"""A broker under a random load for as long as is wanted: does anything leak, hang, or lie?
+"""A broker under a random load for any time: does anything leak, hang, or lie?
 
 Exit status 0 if every check was good, 1 if one was not.
 """

@@ -61,7 +61,7 @@ class Actor:
         await action(self)
 
     async def close(self) -> None:
-        """Leave the bus, but for the client, which is somebody else's."""
+        """Leave the bus, except for the client, which has another owner."""
         self._hang_up()
         await self._send_away()
 
@@ -221,7 +221,7 @@ class Actor:
             await asyncio.gather(*(call() for _ in range(FLOOD)), return_exceptions=True)
 
     async def forge(self) -> None:
-        """What the broker alone says, and answers to everybody's calls, from somebody else."""
+        """The broker's own signals, and answers to the calls of all, from another client."""
         async with self._record.action("forge"), await Client.connect(self._where) as forger:
             (names,) = await forger.bus.call_bus("ListNames", timeout=None)
             serial = self._chance.randrange(1, 1000)

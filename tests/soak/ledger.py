@@ -45,7 +45,7 @@ class Ledger:
         self.activations: list[int] = []
 
     async def begin(self) -> None:
-        """Know what there is; nothing must happen meanwhile."""
+        """Read the present state; nothing may happen meanwhile."""
         await self._client.subscribe(self._on_signal)
         snapshot = await self._client.snapshot()
         for path, values in snapshot.processes.items():

@@ -40,7 +40,7 @@ def descriptors(pid: int) -> int:
 
 
 def resident(pid: int) -> int:
-    """Resident memory in bytes, 0 when it has gone."""
+    """Resident memory in bytes; 0 after its end."""
     fields = (procfs.read(f"/proc/{pid}/statm") or b"0 0").split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 

@@ -109,7 +109,7 @@ def test_a_project_makes_its_own_fixtures(project: pytest.Pytester) -> None:
     result.assert_outcomes(passed=2)
 
 
-def test_a_factory_refuses_what_is_no_setting() -> None:
+def test_a_factory_refuses_an_unknown_setting() -> None:
     from broker.testing import bus_fixture
 
     with pytest.raises(pytest.UsageError, match="has no setting 'motor'; there are activation_"):

@@ -140,7 +140,7 @@ def test_a_reset_bus_tells_of_what_was_left_before(project: pytest.Pytester) -> 
     )
 
 
-def test_what_is_to_be_ignored_is_no_leak(project: pytest.Pytester) -> None:
+def test_an_ignored_program_is_no_leak(project: pytest.Pytester) -> None:
     other = LEAKING.replace("test_leaks", "test_leaks_another")
     marked = f"""
     import pytest

@@ -1,4 +1,4 @@
-"""A file that nobody reads before we have been told."""
+"""A file whose readers wait until we were notified."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def _await_family() -> int:
 
 
 async def events_that_fail(child: str, kind: str) -> Any:
-    """What is told of one process fails, in the midst of many that die at once."""
+    """The listener fails for one process, in the midst of many deaths at once."""
     async with Broker() as broker:
         failed = False
 
@@ -244,7 +244,7 @@ async def events_that_fail(child: str, kind: str) -> Any:
 
 
 async def ignored_at_start(child: str) -> Any:
-    """SIGCHLD was ignored by whoever started us."""
+    """Our starter ignored SIGCHLD."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     async with Broker() as broker:
         broker.spawn([child, "daemon", "7", "now"], "org.test.Any")

@@ -223,7 +223,7 @@ async def in_one_blow(child: str) -> Any:
 
 
 async def killed_again(child: str) -> Any:
-    """A killed service that was started anew, and one that was not killed."""
+    """A killed service that was started again, and one that was not killed."""
     async with Broker() as broker:
         with pipe() as (reader, release):
             for name in ("org.test.Any", "org.test.Other"):

@@ -1,4 +1,4 @@
-"""What a child is born with, and programs that cannot be started."""
+"""What a child inherits, and programs that cannot be started."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def _is_writable(fd: int) -> bool:
 
 
 def taking_over() -> Any:
-    """Mask and disposition before and after; what was blocked already is told."""
+    """Mask and disposition before and after, with the signals that were already blocked."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     inherited = signals.take_over({signal.SIGTERM})

@@ -167,7 +167,7 @@ def unusable(hard: int) -> Any:
 
 
 def low_soft_limit() -> Any:
-    """Only the soft limit is set by whoever started us."""
+    """Our starter set only the soft limit."""
     resource.setrlimit(RLIMIT_LOCKS, (5, resource.RLIM_INFINITY))
     value = Tagger().advance()
     return [value, list(resource.getrlimit(RLIMIT_LOCKS))]
@@ -187,7 +187,7 @@ def _draw() -> Any:
 
 
 def drawn_under(soft: int, hard: int, refused: bool) -> Any:
-    """What is drawn under limits that somebody else has set, or where none can be set."""
+    """The value drawn under limits of others, or where none can be set."""
     original = resource.setrlimit
     resource.setrlimit(resource.RLIMIT_RSS, (soft, hard))
 
